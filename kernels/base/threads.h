@@ -1,0 +1,34 @@
+/* A pool that runs one operation over many independent outputs.
+ *
+ * tnl_pool_run splits [0, n_items) over the workers and the caller; an item is always computed
+ * whole by one thread, so results do not depend on how many threads there are. Items are handed
+ * out dynamically: a worker that lost its core to a neighbour delays only the item it holds.
+ * Workers spin for a bounded time between operations, then sleep; an idle pool burns nothing.
+ *
+ * One thread at a time may call tnl_pool_run on a given pool.
+ */
+#ifndef TNL_BASE_THREADS_H
+#define TNL_BASE_THREADS_H
+
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+
+typedef struct tnl_pool tnl_pool;
+
+/* Compute items [begin, end). `worker` is 0..threads-1, unique among the threads running now:
+ * an index for per-thread scratch. */
+typedef void (*tnl_pool_fn)(void *ctx, int64_t begin, int64_t end, int worker);
+
+/* threads >= 1 counts the caller; threads-1 workers are started. On failure *out is NULL. */
+tnl_status tnl_pool_open(tnl_pool **out, int threads, tnl_error *err);
+void tnl_pool_close(tnl_pool *p); /* NULL allowed */
+int tnl_pool_threads(const tnl_pool *p);
+
+/* Run fn over [0, n_items) in chunks of at most `grain` items; returns when all are done. */
+void tnl_pool_run(tnl_pool *p, int64_t n_items, int64_t grain, tnl_pool_fn fn, void *ctx);
+
+/* Processors this process may run on (the affinity mask, capped by a cgroup quota), >= 1. */
+int tnl_cpu_count(void);
+
+#endif

@@ -1,0 +1,156 @@
+/* THE kernel interface: what a device must be able to compute. model/ sees this file, dtype.h and
+ * kernels/base, nothing else of kernels/.
+ *
+ * Letters used in every shape comment:
+ *   N  packed rows of a step (tokens of all sequences, one after another)
+ *   C  model width          H  heads            Dk, Dv  key and value size of one head
+ *   F  GLU width            V  vocabulary       G  rank of a low-rank gate
+ *   B  block length of the canonical state (kn_backend.block)
+ * Activations are f32, row-major, with a leading dimension in elements ("ld") per matrix.
+ *
+ * The promise all slots keep: every output row is a function of its own input row (and of its own
+ * sequence's state), computed in one fixed order of operations. Not of N, not of the row's
+ * position in the batch, not of the number of threads. The model's promise that bytes of logits
+ * depend on the token sequence alone stands on this.
+ *
+ * Sizes are validated where a model is loaded; slots cannot fail and only assert.
+ * A backend is used by one thread at a time (the engine's); it spreads work over its own pool.
+ */
+#ifndef TNL_KERNELS_H
+#define TNL_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+#include "kernels/dtype.h"
+
+typedef struct kn_backend kn_backend;
+
+/* A weight matrix [rows = outputs][cols = inputs], row-major as published; `data` is aligned to
+ * its element at least. The memory belongs to whoever loaded it. */
+typedef struct kn_tensor {
+    const void *data;
+    kn_dtype dtype;
+    int64_t rows, cols;
+} kn_tensor;
+
+typedef enum kn_act {
+    KN_ACT_NONE,
+    KN_ACT_GELU, /* exact: x * Phi(x) with erf */
+    KN_ACT_RELU,
+    KN_ACT_ELU, /* alpha 1 */
+    KN_ACT_SIGMOID,
+    KN_ACT_EXP,  /* exp(x - max of the group): see `group` of the act slot */
+    KN_ACT_LEAK, /* leaky relu, slope 0.01 */
+    KN_ACT_1PELU,
+    KN_ACT_2PELU,
+    KN_ACT_SILU,
+    KN_ACT_SINE,
+    KN_ACT_COUNT
+} kn_act;
+
+/* What linear does with a finished output. */
+typedef enum kn_epilogue {
+    KN_STORE,    /* y  = W x (+ bias) */
+    KN_ADD,      /* y += W x (+ bias): the residual */
+} kn_epilogue;
+
+typedef struct kn_linattn_dims {
+    int H, Dk, Dv;
+} kn_linattn_dims;
+
+/* Decay tables of one layer, built in double (kn_decay_fill). s[h] > 0 is the head's slope. */
+typedef struct kn_decay {
+    const float *pow;  /* [H][B+1]  exp(-s n), n = 0..B */
+    const float *fold; /* [H]       expm1(-s B): the complement, see kn_linattn in ops */
+} kn_decay;
+
+/* One sequence's share of a step in one layer.
+ *
+ * The canonical state of a layer after p tokens, per head h (head-major, one run of memory):
+ *   S [Dk][Dv]  everything up to the last block boundary b = floor(p/B) B
+ *   K [B][Dk], V [B][Dv]  the pending rows of tokens b..p-1; rows beyond are not read
+ * kn_linattn_state_floats() elements in all, 64-byte aligned. */
+typedef struct kn_linattn_seg {
+    float *state; /* of this layer and sequence, updated in place */
+    int64_t pos;  /* p: tokens absorbed before this step */
+    int64_t first, len; /* rows [first, first+len) of the packed batch; len 0 is legal */
+} kn_linattn_seg;
+
+/* f32 elements in one layer's state of one sequence; a multiple of 16. */
+size_t kn_linattn_state_floats(const kn_linattn_dims *d, int block);
+
+/* Fill decay tables: pow [H][B+1], fold [H], from slopes s [H] (double). */
+void kn_decay_fill(float *pow, float *fold, const double *s, int H, int block);
+
+typedef struct kn_ops {
+    /* x[n][:] = table[ids[n]][:] * scale.  table [V][C] any weight dtype; x [N][C] ld. */
+    void (*embed)(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table,
+                  const int32_t *ids, int64_t n, float scale);
+
+    /* Simple RMS norm: y = x * rsqrt(mean(x^2) + eps).  [N][dim]; y may be x. */
+    void (*srms)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
+                 int64_t dim, float eps);
+
+    /* Layer norm with weight and bias [dim]: y = (x - mean) / sqrt(var + eps) * w + b. */
+    void (*layernorm)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                      const float *w, const float *b, int64_t n, int64_t dim, float eps);
+
+    /* y [N][w->rows] (+)= x [N][w->cols] W^T + bias [w->rows] (NULL: none).
+     * Each output sums over the inputs in an order that depends on w alone. */
+    void (*linear)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
+                   const kn_tensor *w, const float *bias, kn_epilogue epi);
+
+    /* In place on columns [0, dim) of x. KN_ACT_EXP takes the maximum over each run of `group`
+     * columns (group divides dim); the others ignore group. */
+    void (*act)(kn_backend *be, kn_act kind, float *x, int64_t ldx, int64_t n, int64_t dim,
+                int64_t group);
+
+    /* y[n][i] = a[n][i] * b[n][i], i < dim; y may be a or b. The GLU and the gate. */
+    void (*mul)(kn_backend *be, float *y, int64_t ldy, const float *a, int64_t lda, const float *b,
+                int64_t ldb, int64_t n, int64_t dim);
+
+    /* LRPE: y [N][H][2 dh] = [x cos(theta p) | x sin(theta p)] from x [N][H][dh] (row stride ldx),
+     * theta [H][dh] f32, pos [N] absolute positions. The phase is formed and reduced in double. */
+    void (*lrpe)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                 const float *theta, const int64_t *pos, int64_t n, int H, int dh);
+
+    /* Lightning Attention over ragged segments. q, k rows [H][Dk] (stride ldq, ldk), v, o rows
+     * [H][Dv] (ldv, ldo). For the token at r = p mod B in its block, per head:
+     *   o = exp(-s (r+1)) * (q S) + sum over i = 0..r ascending of exp(-s (r-i)) (q . k_i) v_i
+     * where q S sums over Dk ascending; a full block folds into the state in one order:
+     *   a = sum over j ascending of (exp(-s (B-1-j)) k_j) v_j^T ;  S += fma(S, expm1(-s B), a)
+     * Source: Lightning Attention-2 (arXiv 2401.04658), in the canonical form of ARCHITECTURE.md.
+     */
+    void (*linattn)(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
+                    const float *k, int64_t ldk, const float *v, int64_t ldv,
+                    const kn_decay *decay, const kn_linattn_dims *d, const kn_linattn_seg *segs,
+                    int64_t n_segs);
+
+    /* ok[n] = every element of x[n][0..dim) is finite. */
+    void (*finite_rows)(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,
+                        int64_t dim);
+} kn_ops;
+
+struct kn_backend {
+    const char *name; /* "cpu" */
+    const char *isa;  /* "ref", "avx2", "avx512" */
+    int block;        /* B */
+    int threads;
+    const kn_ops *ops;
+    /* Device memory, 64-byte aligned; zeroed. NULL when there is none left. */
+    void *(*alloc)(kn_backend *be, size_t bytes);
+    void (*free)(kn_backend *be, void *p);
+    void (*close)(kn_backend *be);
+};
+
+/* Open the CPU backend. threads 0: one per available processor. isa NULL: the value of TNL_CPU,
+ * else the best this processor has; a name it does not have is an error. */
+tnl_status kn_cpu_open(kn_backend **out, int threads, const char *isa, tnl_error *err);
+
+/* NULL allowed. */
+void kn_backend_close(kn_backend *be);
+
+#endif

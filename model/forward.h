@@ -1,0 +1,45 @@
+/* One forward, one batch: prefill, decode and any mixture are the same call.
+ *
+ * A step is a list of segments {state, tokens, which logits are wanted}; a decode is a segment of
+ * one token. The bytes of a segment's logits and of its next state depend on its tokens and its
+ * state alone (property tests: tests/prop). Working memory is fixed when the context is made; the
+ * call allocates nothing. One thread at a time per model. */
+#ifndef TNL_MODEL_FORWARD_H
+#define TNL_MODEL_FORWARD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "model/model.h"
+#include "model/state.h"
+
+typedef enum mdl_want {
+    MDL_WANT_NONE, /* the state only */
+    MDL_WANT_LAST, /* one row, after the segment's last token */
+    MDL_WANT_ALL,  /* a row for each token */
+} mdl_want;
+
+typedef struct mdl_seg {
+    mdl_state *state;      /* advanced by n_tokens */
+    const int32_t *tokens; /* [n_tokens], each in 0..V-1 */
+    int64_t n_tokens;      /* 0 is legal: nothing happens */
+    mdl_want want;
+    /* results */
+    float *logits;  /* [rows wanted][V] inside the context's memory, until the next call */
+    bool nonfinite; /* a NaN or infinity reached this segment's output: its logits and state are
+                       worthless, other segments are untouched */
+} mdl_seg;
+
+typedef struct mdl_ctx mdl_ctx;
+
+/* Working memory for steps of at most max_tokens packed tokens and max_logits wanted rows. */
+tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t max_logits,
+                        tnl_error *err);
+void mdl_ctx_close(mdl_ctx *ctx); /* NULL allowed */
+size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits);
+
+/* Run one step. Fails (nothing touched) only for a caller's mistake: too many tokens or rows, a
+ * token id out of range, one state in two segments. */
+tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err);
+
+#endif

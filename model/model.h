@@ -1,0 +1,47 @@
+/* A loaded model: spec, weights and the backend that computes them. Immutable after opening, so
+ * it may be read from any thread; forward (forward.h) runs on one thread at a time. */
+#ifndef TNL_MODEL_MODEL_H
+#define TNL_MODEL_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "model/spec.h"
+#include "model/tensors.h"
+#include "model/weights.h"
+
+typedef struct mdl_model mdl_model;
+
+typedef struct mdl_open_params {
+    const char *dir;          /* a Hugging Face model folder */
+    mdl_weight_mode weights;
+    mdl_load_mode load;
+    int threads;              /* 0: one per processor */
+    const char *isa;          /* NULL: TNL_CPU or the best */
+    mdl_progress_fn progress; /* NULL allowed */
+    void *progress_ctx;
+} mdl_open_params;
+
+/* On failure *out is NULL and err says why in one line. */
+tnl_status mdl_open(mdl_model **out, const mdl_open_params *p, tnl_error *err);
+
+/* A model of a published shape with random weights (file: a config.json). */
+tnl_status mdl_open_random(mdl_model **out, const char *shape_file, kn_dtype dtype, int threads,
+                           const char *isa, uint64_t seed, tnl_error *err);
+
+void mdl_close(mdl_model *m); /* NULL allowed */
+
+const mdl_spec *mdl_model_spec(const mdl_model *m);
+const mdl_weights *mdl_model_weights(const mdl_model *m);
+const mdl_tensors *mdl_model_tensors(const mdl_model *m); /* NULL for random weights */
+kn_backend *mdl_model_backend(const mdl_model *m);
+
+/* Bytes of one sequence's state: constant, whatever the context. */
+size_t mdl_state_bytes(const mdl_model *m);
+
+/* Identity of spec and tensor directory (names, shapes, dtypes, sizes) and of numeric class;
+ * 16 hex digits and NUL. Equal for equal models. */
+const char *mdl_model_fingerprint(const mdl_model *m);
+
+#endif

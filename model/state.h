@@ -1,0 +1,44 @@
+/* The canonical state of one sequence: a value of constant size.
+ *
+ * After p tokens it holds, per layer and head, the matrix S as of the last block boundary and the
+ * pending key/value rows since (layout: kernels.h, kn_linattn_seg). It depends on the p tokens
+ * alone: not on how they were split into steps, nor on what ran beside them. So a copy is a fork,
+ * an export is a session file, and forgetting pending rows is an undo (mdl_state_truncate).
+ *
+ * A state belongs to one thread at a time. */
+#ifndef TNL_MODEL_STATE_H
+#define TNL_MODEL_STATE_H
+
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+#include "model/model.h"
+
+/* In memory of mdl_state_bytes(), 64-byte aligned. */
+typedef struct mdl_state mdl_state;
+
+/* Allocate a state of zero tokens; NULL when memory is short. */
+mdl_state *mdl_state_new(mdl_model *m);
+void mdl_state_free(mdl_model *m, mdl_state *s); /* scrubbed first; NULL allowed */
+
+/* Back to zero tokens; all bytes cleared. */
+void mdl_state_reset(mdl_model *m, mdl_state *s);
+void mdl_state_copy(mdl_model *m, mdl_state *dst, const mdl_state *src);
+
+int64_t mdl_state_pos(const mdl_state *s); /* tokens absorbed */
+
+/* Forget the last tokens back to position `pos`. Possible within the current block only:
+ * floor(now/B)*B <= pos <= now; otherwise TNL_E_LIMIT. */
+tnl_status mdl_state_truncate(mdl_model *m, mdl_state *s, int64_t pos);
+
+/* Two states of the same tokens have equal canonical bytes. Pending rows that are not in use are
+ * written as zeros. `buf` holds mdl_state_export_bytes(). Import checks the header (magic, version,
+ * model fingerprint, block length, sizes) and that every value is finite before touching *s. */
+size_t mdl_state_export_bytes(const mdl_model *m);
+void mdl_state_export(mdl_model *m, const mdl_state *s, void *buf);
+tnl_status mdl_state_import(mdl_model *m, mdl_state *s, const void *buf, size_t n, tnl_error *err);
+
+/* For timing a context without reading it: position `pos` and random finite contents. */
+void mdl_state_randomize(mdl_model *m, mdl_state *s, int64_t pos, uint64_t seed);
+
+#endif
