@@ -10,6 +10,9 @@
 /* Read DIR/config.json. *spec is zeroed first; on success release with mdl_spec_clear. */
 tnl_status mdl_config_load(mdl_spec *spec, const char *dir, tnl_error *err);
 
+/* One file only, nothing beside it is read: configs/shapes and the like. */
+tnl_status mdl_config_load_file(mdl_spec *spec, const char *path, tnl_error *err);
+
 /* The same from memory; `name` stands for the file in messages. Fuzz entry. */
 tnl_status mdl_config_parse(mdl_spec *spec, const char *json, size_t n, const char *name,
                             tnl_error *err);

@@ -37,6 +37,10 @@ const mdl_weights *mdl_model_weights(const mdl_model *m);
 const mdl_tensors *mdl_model_tensors(const mdl_model *m); /* NULL for random weights */
 kn_backend *mdl_model_backend(const mdl_model *m);
 
+/* Does a tokenizer of `pieces` pieces fit? Fewer than the vocabulary is legal (padded embeddings),
+ * more is an error. */
+tnl_status mdl_check_tokenizer(const mdl_model *m, int64_t pieces, tnl_error *err);
+
 /* Bytes of one sequence's state: constant, whatever the context. */
 size_t mdl_state_bytes(const mdl_model *m);
 

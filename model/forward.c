@@ -1,0 +1,259 @@
+/* The single layer loop, and the working memory it runs in. */
+#include "model/forward.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/checked.h"
+#include "model/internal.h"
+
+void mdl_norm(const mdl_model *m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
+              int64_t dim, const float *w, const float *b) {
+    kn_backend *be = m->be;
+    if (m->spec.norm == MDL_NORM_SRMS)
+        be->ops->srms(be, y, ldy, x, ldx, n, dim, m->spec.norm_eps);
+    else
+        be->ops->layernorm(be, y, ldy, x, ldx, w, b, n, dim, m->spec.norm_eps);
+}
+
+/* ---- working memory: measured, then carved ---- */
+
+typedef struct widths {
+    int64_t proj, low, rotated, glu;
+    bool gate;
+} widths;
+
+static int64_t max64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static widths widest(const mdl_spec *s) {
+    widths w = {0};
+    for (int i = 0; i < s->n_layers; i++) {
+        const mdl_layer_spec *l = &s->layers[i];
+        w.proj = max64(w.proj, mdl_proj_cols(s, l));
+        w.low = max64(w.low, l->gate_rank);
+        w.gate |= l->gate == MDL_GATE_LOW_RANK_SIGMOID;
+        w.rotated = max64(w.rotated, l->lrpe ? 2 * s->hidden : 0);
+        w.glu = max64(w.glu, l->glu);
+    }
+    return w;
+}
+
+/* Measuring (base NULL) and carving are one walk, so they cannot disagree. */
+typedef struct carver {
+    char *base;
+    uint64_t used;
+    bool overflow;
+} carver;
+
+static void *carve(carver *c, uint64_t rows, uint64_t cols, uint64_t elem) {
+    uint64_t bytes;
+    if (!tnl_mul_u64(&bytes, rows, cols) || !tnl_mul_u64(&bytes, bytes, elem) ||
+        !tnl_add_u64(&bytes, bytes, 63) || !tnl_add_u64(&bytes, bytes & ~UINT64_C(63), c->used)) {
+        c->overflow = true;
+        return NULL;
+    }
+    void *p = c->base ? c->base + c->used : NULL;
+    bool any = bytes > c->used;
+    c->used = bytes;
+    return any ? p : NULL;
+}
+
+static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_spec *s, int64_t tokens, int64_t wanted) {
+    widths w = widest(s);
+    uint64_t N = (uint64_t)tokens, R = (uint64_t)wanted, f = sizeof(float);
+    ctx->x = carve(c, N, (uint64_t)s->width, f);
+    ctx->a = carve(c, N, (uint64_t)s->width, f);
+    ctx->proj = carve(c, N, (uint64_t)w.proj, f);
+    ctx->o = carve(c, N, (uint64_t)s->hidden, f);
+    ctx->gate = carve(c, N, w.gate ? (uint64_t)s->hidden : 0, f);
+    ctx->low = carve(c, N, (uint64_t)w.low, f);
+    ctx->q2 = carve(c, N, (uint64_t)w.rotated, f);
+    ctx->k2 = carve(c, N, (uint64_t)w.rotated, f);
+    ctx->g1 = carve(c, N, (uint64_t)w.glu, f);
+    ctx->g2 = carve(c, N, (uint64_t)w.glu, f);
+    ctx->rows = carve(c, R, (uint64_t)s->width, f);
+    ctx->logits = carve(c, R, (uint64_t)s->vocab, f);
+    ctx->ids = carve(c, N, 1, sizeof *ctx->ids);
+    ctx->pos = carve(c, N, 1, sizeof *ctx->pos);
+    ctx->finite = carve(c, N > R ? N : R, 1, sizeof *ctx->finite);
+    ctx->segs = carve(c, N, 1, sizeof *ctx->segs);
+}
+
+size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits) {
+    mdl_ctx probe = {0};
+    carver c = {0};
+    carve_ctx(&probe, &c, &m->spec, max_tokens, max_logits);
+    return c.overflow ? SIZE_MAX : (size_t)c.used;
+}
+
+tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t max_logits,
+                        tnl_error *err) {
+    *out = NULL;
+    if (max_tokens < 1 || max_logits < 1)
+        return tnl_fail(err, TNL_E_USAGE, "step of %lld tokens and %lld logits rows: expected >= 1",
+                        (long long)max_tokens, (long long)max_logits);
+    size_t bytes = mdl_ctx_bytes(m, max_tokens, max_logits);
+    mdl_ctx *ctx = calloc(1, sizeof *ctx);
+    void *memory = ctx && bytes < SIZE_MAX / 2 ? m->be->alloc(m->be, bytes) : NULL;
+    if (!memory) {
+        free(ctx);
+        return tnl_fail(err, TNL_E_NOMEM, "no %zu bytes of working memory for steps of %lld tokens",
+                        bytes, (long long)max_tokens);
+    }
+    carver c = {.base = memory};
+    carve_ctx(ctx, &c, &m->spec, max_tokens, max_logits);
+    ctx->m = m;
+    ctx->memory = memory;
+    ctx->max_tokens = max_tokens;
+    ctx->max_logits = max_logits;
+    *out = ctx;
+    return TNL_OK;
+}
+
+void mdl_ctx_close(mdl_ctx *ctx) {
+    if (!ctx)
+        return;
+    ctx->m->be->free(ctx->m->be, ctx->memory);
+    free(ctx);
+}
+
+/* ---- a step ---- */
+
+static int64_t wanted_rows(const mdl_seg *s) {
+    if (s->n_tokens == 0 || s->want == MDL_WANT_NONE)
+        return 0;
+    return s->want == MDL_WANT_LAST ? 1 : s->n_tokens;
+}
+
+static tnl_status check_segment(const mdl_ctx *ctx, const mdl_seg *s, int64_t i, tnl_error *err) {
+    if (s->n_tokens < 0)
+        return tnl_fail(err, TNL_E_USAGE, "segment %lld: %lld tokens", (long long)i,
+                        (long long)s->n_tokens);
+    for (int64_t t = 0; t < s->n_tokens; t++)
+        if (s->tokens[t] < 0 || s->tokens[t] >= ctx->m->spec.vocab)
+            return tnl_fail(err, TNL_E_USAGE,
+                            "segment %lld, token %lld: id %d, expected 0 to %lld", (long long)i,
+                            (long long)t, s->tokens[t], (long long)ctx->m->spec.vocab - 1);
+    return TNL_OK;
+}
+
+static tnl_status check_step(const mdl_ctx *ctx, const mdl_seg *segs, int64_t n_segs,
+                             tnl_error *err) {
+    int64_t tokens = 0, rows = 0;
+    for (int64_t i = 0; i < n_segs; i++) {
+        TNL_TRY(check_segment(ctx, &segs[i], i, err));
+        tokens += segs[i].n_tokens;
+        rows += wanted_rows(&segs[i]);
+        if (tokens > ctx->max_tokens || rows > ctx->max_logits)
+            return tnl_fail(err, TNL_E_LIMIT,
+                            "step has %lld tokens and %lld logits rows, at most %lld and %lld fit",
+                            (long long)tokens, (long long)rows, (long long)ctx->max_tokens,
+                            (long long)ctx->max_logits);
+    }
+    return TNL_OK;
+}
+
+/* Mark each state as taken; a second segment of the same state is a mistake. */
+static tnl_status claim_states(mdl_seg *segs, int64_t n_segs, tnl_error *err) {
+    for (int64_t i = 0; i < n_segs; i++) {
+        if (segs[i].n_tokens == 0)
+            continue;
+        if (segs[i].state->in_step) {
+            for (int64_t j = 0; j < i; j++)
+                segs[j].state->in_step = false;
+            return tnl_fail(err, TNL_E_USAGE, "segment %lld: its state is in two segments",
+                            (long long)i);
+        }
+        segs[i].state->in_step = true;
+    }
+    return TNL_OK;
+}
+
+static void gather_tokens(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+    ctx->n = ctx->n_segs = 0;
+    for (int64_t i = 0; i < n_segs; i++) {
+        mdl_seg *s = &segs[i];
+        s->logits = NULL;
+        s->nonfinite = false;
+        if (s->n_tokens == 0)
+            continue;
+        ctx->segs[ctx->n_segs++] = (kn_linattn_seg){
+            .state = s->state->data, .pos = s->state->pos, .first = ctx->n, .len = s->n_tokens};
+        for (int64_t t = 0; t < s->n_tokens; t++) {
+            ctx->ids[ctx->n] = s->tokens[t];
+            ctx->pos[ctx->n] = s->state->pos + t;
+            ctx->n++;
+        }
+    }
+}
+
+/* A NaN or infinity anywhere in a sequence's rows reaches its residual stream and stays there;
+ * other rows never read it. */
+static void flag_nonfinite(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+    kn_backend *be = ctx->m->be;
+    int64_t C = ctx->m->spec.width, row = 0;
+    be->ops->finite_rows(be, ctx->finite, ctx->x, C, ctx->n, C);
+    for (int64_t i = 0; i < n_segs; i++)
+        for (int64_t t = 0; t < segs[i].n_tokens; t++)
+            segs[i].nonfinite |= !ctx->finite[row++];
+}
+
+/* The head runs only on rows whose logits somebody wants. Returns their number. */
+static int64_t gather_rows(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+    const mdl_spec *spec = &ctx->m->spec;
+    int64_t C = spec->width, first = 0, n = 0;
+    for (int64_t i = 0; i < n_segs; i++) {
+        mdl_seg *s = &segs[i];
+        int64_t want = wanted_rows(s);
+        if (want > 0) {
+            memcpy(ctx->rows + n * C, ctx->x + (first + s->n_tokens - want) * C,
+                   (size_t)(want * C) * sizeof(float));
+            s->logits = ctx->logits + n * spec->vocab;
+        }
+        n += want;
+        first += s->n_tokens;
+    }
+    return n;
+}
+
+static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+    const mdl_model *m = ctx->m;
+    kn_backend *be = m->be;
+    const mdl_layer_weights *g = &m->weights.global;
+    int64_t C = m->spec.width, V = m->spec.vocab, n = gather_rows(ctx, segs, n_segs), row = 0;
+    if (n == 0)
+        return;
+    mdl_norm(m, ctx->rows, C, ctx->rows, C, n, C, g->v[MDL_R_FINAL_NORM_W],
+             g->v[MDL_R_FINAL_NORM_B]);
+    be->ops->linear(be, ctx->logits, V, ctx->rows, C, n, &g->m[MDL_R_HEAD], NULL, KN_STORE);
+    be->ops->finite_rows(be, ctx->finite, ctx->logits, V, n, V);
+    for (int64_t i = 0; i < n_segs; i++)
+        for (int64_t t = wanted_rows(&segs[i]); t > 0; t--)
+            segs[i].nonfinite |= !ctx->finite[row++];
+}
+
+tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err) {
+    const mdl_model *m = ctx->m;
+    TNL_TRY(check_step(ctx, segs, n_segs, err));
+    TNL_TRY(claim_states(segs, n_segs, err));
+    gather_tokens(ctx, segs, n_segs);
+    if (ctx->n > 0) {
+        m->be->ops->embed(m->be, ctx->x, m->spec.width, &m->weights.global.m[MDL_R_EMBED],
+                          ctx->ids, ctx->n, m->spec.embed_scale);
+        for (int l = 0; l < m->spec.n_layers; l++) {
+            mdl_mixer_run(ctx, l);
+            mdl_ffn_run(ctx, l);
+        }
+        flag_nonfinite(ctx, segs, n_segs);
+        compute_logits(ctx, segs, n_segs);
+    }
+    for (int64_t i = 0; i < n_segs; i++) {
+        if (segs[i].n_tokens == 0)
+            continue;
+        segs[i].state->pos += segs[i].n_tokens;
+        segs[i].state->in_step = false;
+    }
+    return TNL_OK;
+}

@@ -1,0 +1,60 @@
+/* What the files of model/ share and nobody else sees: the structs behind the opaque names. */
+#ifndef TNL_MODEL_INTERNAL_H
+#define TNL_MODEL_INTERNAL_H
+
+#include "model/forward.h"
+
+struct mdl_model {
+    mdl_spec spec;
+    mdl_weights weights;
+    mdl_tensors *tensors; /* NULL for random weights */
+    kn_backend *be;
+    char fingerprint[17];
+    size_t *layer_offset; /* [n_layers] f32 elements from the start of a state's data */
+    size_t state_floats;  /* of all layers */
+    kn_decay *decay;      /* [n_layers], into decay_mem */
+    float *decay_mem;
+};
+
+struct mdl_state {
+    int64_t pos;
+    bool in_step; /* guards against one state in two segments of a step */
+    _Alignas(64) float data[]; /* [state_floats] */
+};
+
+/* Working memory of a step; every row count is max_tokens unless said otherwise. Letters as in
+ * kernels/kernels.h, h = hidden. */
+struct mdl_ctx {
+    mdl_model *m;
+    int64_t max_tokens, max_logits;
+    void *memory; /* one allocation, carved into what follows */
+    float *x;     /* [N][C] the residual stream */
+    float *a;     /* [N][C] normed input of a half layer */
+    float *proj;  /* [N][4h or 3h] fused projection */
+    float *o;     /* [N][h] mixer output */
+    float *gate;  /* [N][h] low-rank gate; NULL when no layer has one */
+    float *low;   /* [N][G] its inner vector */
+    float *q2, *k2;   /* [N][2h] rotated q and k; NULL when no layer has LRPE */
+    float *g1, *g2;   /* [N][F] the two halves of the GLU */
+    float *rows;      /* [max_logits][C] rows whose logits are wanted */
+    float *logits;    /* [max_logits][V] */
+    int32_t *ids;     /* [N] */
+    int64_t *pos;     /* [N] absolute positions */
+    bool *finite;     /* [max(N, max_logits)] */
+    kn_linattn_seg *segs; /* [N] segments with at least one token */
+    /* this step */
+    int64_t n, n_segs;
+};
+
+/* One layer's two halves: read ctx->x, add their branch to it. */
+void mdl_mixer_run(mdl_ctx *ctx, int layer);
+void mdl_ffn_run(mdl_ctx *ctx, int layer);
+
+/* y = norm(x) by the model's norm kind; w and b are used by LayerNorm only. */
+void mdl_norm(const mdl_model *m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
+              int64_t dim, const float *w, const float *b);
+
+/* Columns of a layer's fused projection: 4h (q k v u) or 3h (q k v). */
+int64_t mdl_proj_cols(const mdl_spec *s, const mdl_layer_spec *l);
+
+#endif
