@@ -22,7 +22,6 @@ import lzma
 import math
 import os
 import random
-import sys
 import time
 
 import torch
@@ -31,6 +30,7 @@ import torch.nn.functional as F
 
 EOS = 2
 EVAL_SEGMENT = 2048
+THETA_LR = 1e-4
 
 
 # ---------------------------------------------------------------- text and tokens
@@ -67,13 +67,6 @@ def load_tokenizer(path):
     return spm.SentencePieceProcessor(model_file=os.path.join(path, "tokenizer.model"))
 
 
-def check_tokenizer(sp, text):
-    ids = sp.encode(text)
-    if sp.decode(ids) != text:
-        raise SystemExit("the tokenizer does not give back the text it encoded")
-    return len(ids)
-
-
 class Stories:
     """Batches of consecutive segments from `rows` parallel streams of stories.
 
@@ -87,14 +80,13 @@ class Stories:
     def __init__(self, stories, rows, length, longest, seed):
         self.stories, self.rows, self.length, self.longest = stories, rows, length, longest
         self.rng = random.Random(seed)
-        self.queue, self.pool, self.epoch = [], [], 0
+        self.queue, self.pool = [], []
         self.buffer = [[] for _ in range(rows)]
         # stagger the first restarts so that rows do not move in step
         self.left = [self.rng.randint(1, 32) for _ in range(rows)]
 
     def state_dict(self):
-        keep = ("queue", "pool", "epoch", "buffer", "left")
-        return dict({k: getattr(self, k) for k in keep}, rng=self.rng.getstate())
+        return dict({k: getattr(self, k) for k in ("queue", "pool", "buffer", "left")}, rng=self.rng.getstate())
 
     def load_state_dict(self, d):
         d = dict(d)
@@ -105,7 +97,6 @@ class Stories:
         if not self.queue:
             self.queue = list(range(len(self.stories)))
             self.rng.shuffle(self.queue)
-            self.epoch += 1
         story = self.stories[self.queue.pop()]
         # Mostly </s> ends a story, sometimes a blank line does, so that plain
         # text with several stories is no surprise to the model.
@@ -186,10 +177,10 @@ def srms(x, eps=1e-6):
 
 
 def decay_tables(slope, block, blocks):
-    """Everything the chunked form needs, per head, from slopes s > 0:
-    mask[i,j] = exp(-s (i-j)) below the diagonal, the decays of queries and keys
-    against the state at the block's edge, and the mix that turns (first state, sum
-    of each block) into the state in front of each block and after the last."""
+    """What the chunked form needs, per head, from slopes s > 0: the mask
+    exp(-s (i-j)) for i >= j, the decays of queries and keys against the state at the
+    block's edge, and the mix that turns (first state, sum of each block) into the
+    state in front of each block and after the last."""
     i = torch.arange(block, dtype=slope.dtype, device=slope.device)
     s = slope.view(-1, 1, 1)
     gap = i.view(-1, 1) - i
@@ -276,7 +267,7 @@ class TokenMixer(nn.Module):
 
     def state_shape(self, rows):
         dh = self.hidden // self.heads
-        return rows, self.heads, dh * (2 if self.lrpe else 1), dh
+        return rows, self.heads, 2 * dh if self.lrpe else dh, dh
 
     def forward(self, x, state):
         B, T, _ = x.shape
@@ -395,10 +386,9 @@ def make_optimizers(net, args):
     plain = [p for p in named.values() if id(p) not in taken]
     muon = Muon([dict(params=fused, parts=4), dict(params=plain)], args.lr, weight_decay=args.weight_decay)
     adam = torch.optim.AdamW([dict(params=embed, lr=args.embed_lr, weight_decay=0.0),
-                              dict(params=theta, lr=args.theta_lr, weight_decay=0.0)], betas=(0.9, 0.98))
-    for opt in (muon, adam):
-        for group in opt.param_groups:
-            group["peak"] = group["lr"]
+                              dict(params=theta, lr=THETA_LR, weight_decay=0.0)], betas=(0.9, 0.98))
+    for group in muon.param_groups + adam.param_groups:
+        group["peak"] = group["lr"]
     return muon, adam
 
 
@@ -509,72 +499,36 @@ def rounded_copy(net, device):
     return copy.to(device)
 
 
-CARD = """---
-license: cc0-1.0
-language: en
-pipeline_tag: text-generation
----
-# tales
+CARD = """# {name}
 
-A {params_m:.1f} million parameter TransNormerLLM (v2 layout) that tells old-fashioned
-children's stories. It was trained from nothing by `scripts/train_demo.py` as
-a small model to try `tnl` with: it writes fluent sentences in the manner of its books and
-loses the thread of the plot. It is not an assistant and follows no instructions.
+A TransNormerLLM (v2 layout) with {params:,} parameters, trained from nothing by
+`scripts/train_demo.py`.
 
 | | |
 |---|---|
-| parameters | {params:,} (embedding tied to the output) |
 | layers / width / heads / GLU | {layers} / {width} / {heads} heads of {head_dim} / {glu} |
 | vocabulary | {vocab} SentencePiece BPE pieces with byte fallback; no prefix space, newline is a piece |
-| weights | bf16, `model.safetensors` |
+| weights | bf16, embedding tied to the output |
 | recurrent state | {state_kib:,} KiB fp32 for one sequence of any length |
+| training | {steps:,} steps of {batch:,} tokens, {tokens_m:.1f} M tokens, {epochs:.1f} times over {train_mb:.1f} MB of text |
+| time | {minutes:.0f} minutes on {where} |
 
-## Data
+Held-out text as one sequence, state carried from beginning to end, nothing added, every token
+but the first predicted, weights as shipped (bf16), arithmetic in fp32:
 
-English children's books and fairy tales that first came out before 1929 and are in the
-public domain in the United States (Lang's coloured fairy books, Andersen, the Grimms,
-Jacobs, Baum, Burgess, MacDonald, Nesbit and others), about {train_mb:.1f} MB of plain text,
-brought to ASCII, one paragraph per line. No text made by a model is in it. Old books have
-old prejudices; the worst were cut, not all.
+| bytes | tokens predicted | nats per token | perplexity | bits per byte |
+|---|---|---|---|---|
+| {bytes:,} | {predicted:,} | {nats_per_token:.4f} | {perplexity:.2f} | {bits_per_byte:.4f} |
 
-## Training
-
-{steps:,} steps of {batch:,} tokens: {tokens_m:.1f} million tokens, {epochs:.1f} times over the training text,
-in {minutes:.0f} minutes on {where}. Muon for the matrices, AdamW for the embedding. Streams of
-shuffled stories cut into segments of {seq} tokens with the recurrent state carried from one
-segment to the next. Mostly `</s>` ends a story, sometimes a blank line does.
-
-Loss on held-out books and stories, whole file as one sequence with the state carried from
-beginning to end, nothing added, every token but the first predicted, weights as shipped (bf16),
-arithmetic in fp32:
-
-| tokens | nats per token | perplexity | bits per byte |
-|---|---|---|---|
-| {predicted:,} | {nats_per_token:.4f} | {perplexity:.2f} | {bits_per_byte:.4f} |
-
-Bits per byte is the total loss in bits over the {bytes:,} bytes of the file.
-
-## Make it again
+Made with
 
 ```
-pip install -r scripts/requirements-train.txt
 {command}
-python3 scripts/train_demo.py --eval-only configs/tales --valid VALID.txt
 ```
 
-Another machine gets through a different number of steps in the same time, so the figures
-will differ a little.
-
-## A sample
-
-Temperature {temperature}, top-p {top_p}, not picked:
+A sample (temperature 0.8, top-p 0.95, not picked):
 
 {story}
-
-## Licence
-
-The training text is in the public domain; the weights are given to the public domain too
-(CC0 1.0).
 """
 
 
@@ -585,9 +539,7 @@ def quote(text):
 # ---------------------------------------------------------------------- training
 
 def describe(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} CPU threads"
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
 
 
 def train(args, device):
@@ -601,15 +553,17 @@ def train(args, device):
     with open(tok_path, "rb") as f:
         tok_bytes = f.read()
     sp = load_tokenizer(args.work)
-    valid_tokens = check_tokenizer(sp, valid)
+    valid_ids = sp.encode(valid)
+    if sp.decode(valid_ids) != valid:
+        raise SystemExit("the tokenizer does not give back the text it encoded")
     stories = [sp.encode(s) for s in split_stories(text)]
     total = sum(map(len, stories))
     print(f"{len(stories):,} stories, {total:,} tokens, {len(text) / total:.2f} bytes per token; "
-          f"held out: {valid_tokens:,} tokens", flush=True)
+          f"held out: {len(valid_ids):,} tokens", flush=True)
 
     torch.manual_seed(args.seed)
     cfg = make_config(sp.vocab_size(), args.layers, args.width, args.heads, args.head_dim, args.glu)
-    net = Transnormer(cfg, args.block)
+    net = Transnormer(cfg)
     net.init_weights()
     net.to(device)
     opts = make_optimizers(net, args)
@@ -634,9 +588,7 @@ def train(args, device):
     amp = torch.autocast(device.type, dtype=torch.bfloat16, enabled=not args.fp32)
 
     def progress():
-        if args.steps:
-            return step / args.steps
-        return elapsed / (60 * args.minutes)
+        return step / args.steps if args.steps else elapsed / (60 * args.minutes)
 
     def save():
         ck = dict(cfg=cfg, net=net.state_dict(), opts=[o.state_dict() for o in opts], data=data.state_dict(),
@@ -649,19 +601,16 @@ def train(args, device):
         line = dict(step=step, tokens=step * batch, epoch=round(step * batch / total, 3), minutes=round(elapsed / 60, 2),
                     train=round(recent, 4), valid=round(res["nats_per_token"], 4), bpb=round(res["bits_per_byte"], 4))
         tqdm.write(json.dumps(line))
-        sys.stdout.flush()
         with open(os.path.join(args.work, "log.jsonl"), "a") as f:
             f.write(json.dumps(line) + "\n")
 
     recent = float("nan")
     last_save = clock = time.monotonic()
-    bar = tqdm(total=1.0, initial=round(progress(), 4), mininterval=args.bar_every, maxinterval=2 * args.bar_every,
+    bar = tqdm(total=1.0, initial=round(progress(), 4), mininterval=1,
                bar_format="{percentage:5.1f}%|{bar:20}| {elapsed}{postfix}")
     while progress() < 1.0:
-        factor = schedule(progress())
-        for opt in opts:
-            for group in opt.param_groups:
-                group["lr"] = group["peak"] * factor
+        for group in opts[0].param_groups + opts[1].param_groups:
+            group["lr"] = group["peak"] * schedule(progress())
         ids, keep = data.batch()
         ids, keep = ids.to(device), keep.to(device)
         with amp:
@@ -678,16 +627,15 @@ def train(args, device):
         recent = value if recent != recent else 0.98 * recent + 0.02 * value
         step += 1
         now = time.monotonic()
-        speed = batch / (now - clock)
-        elapsed += now - clock
-        clock = now
+        speed, elapsed, clock = batch / (now - clock), elapsed + now - clock, now
         bar.set_postfix_str(f"step {step} loss {recent:.3f} {speed:,.0f} tok/s epoch {step * batch / total:.2f}", refresh=False)
         bar.update(min(1.0, progress()) - bar.n)
         if now - last_save > 60 * args.save_minutes:
             save()
             last_save = time.monotonic()
     bar.close()
-    save()
+    if recent == recent:
+        save()
     finish(args, device, net, sp, tok_bytes, valid, dict(
         steps=step, batch=batch, minutes=elapsed / 60, epochs=step * batch / total, train_mb=len(text) / 1e6))
 
@@ -698,17 +646,17 @@ def finish(args, device, net, sp, tok_bytes, valid, run):
     res = evaluate(final, sp, valid, device, by_story=True)
     print(to_json(res))
     story = sample(final, sp, args.prompt, 220, 0.8, 0.95, args.seed, device)
-    params = sum(p.numel() for p in net.parameters())
     h = cfg["hidden_dim"] // cfg["decoder_attention_heads"]
     state = sum(s.numel() for s in net.empty_state(1)) * 4 // 1024
-    command = (f"python3 scripts/train_demo.py --train TRAIN.txt --valid VALID.txt --out configs/tales --work WORK "
-               f"--minutes {args.minutes:g} \\\n    --layers {args.layers} --width {args.width} --heads {args.heads} "
+    length = f"--steps {args.steps}" if args.steps else f"--minutes {args.minutes:g}"
+    command = (f"python3 scripts/train_demo.py --train TRAIN.txt --valid VALID.txt --out DIR --work WORK \\\n"
+               f"    {length} --layers {args.layers} --width {args.width} --heads {args.heads} "
                f"--head-dim {args.head_dim} --glu {args.glu} --rows {args.rows} --seq {args.seq}")
     card = CARD.format(
-        params=params, params_m=params / 1e6, layers=cfg["decoder_layers"], width=cfg["decoder_embed_dim"],
+        params=sum(p.numel() for p in net.parameters()), layers=cfg["decoder_layers"], width=cfg["decoder_embed_dim"],
         heads=cfg["decoder_attention_heads"], head_dim=h, glu=cfg["glu_dim"], vocab=cfg["vocab_size"],
-        state_kib=state, tokens_m=run["steps"] * run["batch"] / 1e6, where=describe(device), seq=args.seq,
-        temperature=0.8, top_p=0.95, story=quote(story), command=command, **run, **res)
+        state_kib=state, tokens_m=run["steps"] * run["batch"] / 1e6, where=describe(device),
+        name=os.path.basename(os.path.normpath(args.out)), story=quote(story), command=command, **run, **res)
     size = export(net, tok_bytes, args.out, card)
     print(f"{args.out}: {size / 1e6:.2f} MB\n\n{story}")
 
@@ -718,8 +666,8 @@ def finish(args, device, net, sp, tok_bytes, valid, run):
 def self_test():
     """Chunked against quadratic form in fp64; LRPE against absolute positions;
     one pass against token by token; the Stories stream."""
-    gen = torch.Generator().manual_seed(1)
-    rng = random.Random(1)
+    gen, rng = torch.Generator().manual_seed(1), random.Random(1)
+
     def rand(*shape):
         return torch.randn(*shape, generator=gen, dtype=torch.float64)
     worst = 0.0
@@ -773,10 +721,8 @@ def self_test():
     last = None
     for _ in range(200):
         ids, keep = data.batch()
-        assert ids.shape == (3, 9)
-        if last is not None:
-            for r in range(3):
-                assert not keep[r] or ids[r, 0] == last[r, -1], "segments of a row must follow each other"
+        for r in range(3):
+            assert last is None or not keep[r] or ids[r, 0] == last[r, -1], "segments of a row must follow each other"
         last = ids
     print("ok")
 
@@ -804,14 +750,11 @@ def parse_args():
     run.add_argument("--rows", type=int, default=16, help="parallel streams (default: %(default)s)")
     run.add_argument("--seq", type=int, default=512, help="tokens of a stream in one step (default: %(default)s)")
     run.add_argument("--longest", type=int, default=100000, help="tokens after which a state is dropped at the latest (default: %(default)s)")
-    run.add_argument("--block", type=int, default=64, help="block of the chunked attention (default: %(default)s)")
     run.add_argument("--lr", type=float, default=0.02, help="Muon, for matrices (default: %(default)s)")
     run.add_argument("--embed-lr", type=float, default=0.003, help="AdamW, for the embedding (default: %(default)s)")
-    run.add_argument("--theta-lr", type=float, default=0.0001, help="AdamW, for LRPE (default: %(default)s)")
     run.add_argument("--weight-decay", type=float, default=0.1, help="default: %(default)s")
     run.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     run.add_argument("--save-minutes", type=float, default=10, help="time between checkpoints (default: %(default)s)")
-    run.add_argument("--bar-every", type=float, default=1.0, metavar="SECONDS", help="refresh of the progress bar (default: %(default)s)")
     run.add_argument("--fp32", action="store_true", help="no bf16 products in training")
     run.add_argument("--no-compile", dest="compile", action="store_false", help="do not use torch.compile")
     run.add_argument("--threads", type=int, help="CPU threads")
