@@ -1,0 +1,94 @@
+/* The CPU backend: host memory, a pool of threads, and the table of operations. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/cpu/cpu_ops.h"
+
+static const kn_ops cpu_ops = {
+    .embed = kn_cpu_embed,
+    .srms = kn_cpu_srms,
+    .layernorm = kn_cpu_layernorm,
+    .linear = kn_cpu_linear,
+    .act = kn_cpu_act,
+    .mul = kn_cpu_mul,
+    .lrpe = kn_cpu_lrpe,
+    .linattn = kn_cpu_linattn,
+    .finite_rows = kn_cpu_finite_rows,
+};
+
+static void *cpu_alloc(kn_backend *be, size_t bytes) {
+    (void)be;
+    if (bytes > SIZE_MAX - 64)
+        return NULL;
+    size_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
+    void *p = aligned_alloc(64, rounded);
+    if (p)
+        memset(p, 0, rounded);
+    return p;
+}
+
+static void cpu_free(kn_backend *be, void *p) {
+    (void)be;
+    free(p);
+}
+
+static void cpu_close(kn_backend *be) {
+    kn_cpu *c = kn_cpu_of(be);
+    tnl_pool_close(c->pool);
+    free(c->scratch);
+    free(c);
+}
+
+/* Half of the second-level cache: a weight panel lives there while rows pass over it. */
+static size_t scratch_bytes(void) {
+    const long least = 256 << 10, most = 2 << 20;
+    long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where unknown */
+    long half = l2 > 0 ? l2 / 2 : 512 << 10;
+    return (size_t)(half < least ? least : half > most ? most : half) / 64 * 64;
+}
+
+static tnl_status open_parts(kn_cpu *c, int threads, const char *isa, tnl_error *err) {
+    TNL_TRY(kn_dsp_init(&c->dsp, isa, err));
+    TNL_TRY(tnl_pool_open(&c->pool, threads, err));
+    size_t bytes = scratch_bytes();
+    c->scratch_floats = bytes / sizeof *c->scratch;
+    c->scratch = aligned_alloc(64, bytes * (size_t)threads);
+    if (!c->scratch)
+        return tnl_fail(err, TNL_E_NOMEM, "cpu backend: no memory for %d scratch areas of %zu bytes",
+                        threads, bytes);
+    return TNL_OK;
+}
+
+tnl_status kn_cpu_open(kn_backend **out, int threads, const char *isa, tnl_error *err) {
+    *out = NULL;
+    if (threads < 0 || threads > 4096)
+        return tnl_fail(err, TNL_E_USAGE, "threads: found %d, expected 0 (all) to 4096", threads);
+    if (threads == 0)
+        threads = tnl_cpu_count();
+    if (!isa)
+        isa = getenv("TNL_CPU");
+    if (isa && !*isa)
+        isa = NULL;
+    kn_cpu *c = calloc(1, sizeof *c);
+    if (!c)
+        return tnl_fail(err, TNL_E_NOMEM, "cpu backend: out of memory");
+    c->base = (kn_backend){
+        .name = "cpu",
+        .block = KN_CPU_BLOCK,
+        .threads = threads,
+        .ops = &cpu_ops,
+        .alloc = cpu_alloc,
+        .free = cpu_free,
+        .close = cpu_close,
+    };
+    tnl_status st = open_parts(c, threads, isa, err);
+    if (st != TNL_OK) {
+        cpu_close(&c->base);
+        return st;
+    }
+    c->base.isa = c->dsp.isa;
+    *out = &c->base;
+    return TNL_OK;
+}

@@ -1,0 +1,61 @@
+/* The CPU backend from the inside: what the operation files share. */
+#ifndef TNL_KERNELS_CPU_OPS_H
+#define TNL_KERNELS_CPU_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/base/threads.h"
+#include "kernels/cpu/dsp.h"
+#include "kernels/kernels.h"
+
+/* Block length of the canonical state, see kernels.h. */
+#define KN_CPU_BLOCK 64
+
+/* Elements of one step of an elementwise operation that are worth a second thread. */
+#define KN_CPU_GRAIN 8192
+
+typedef struct kn_cpu {
+    kn_backend base; /* first: kn_backend pointers of this backend are kn_cpu pointers */
+    kn_dsp dsp;
+    tnl_pool *pool;
+    size_t scratch_floats;
+    float *scratch; /* [threads][scratch_floats], 64-byte aligned */
+} kn_cpu;
+
+static inline kn_cpu *kn_cpu_of(kn_backend *be) {
+    return (kn_cpu *)be;
+}
+
+static inline float *kn_cpu_scratch(const kn_cpu *c, int worker) {
+    return c->scratch + (size_t)worker * c->scratch_floats;
+}
+
+/* Rows of `dim` elements that make one chunk of an elementwise operation. */
+static inline int64_t kn_cpu_row_grain(int64_t dim) {
+    return dim >= KN_CPU_GRAIN ? 1 : KN_CPU_GRAIN / dim;
+}
+
+/* The slots, one file per family. */
+void kn_cpu_embed(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table,
+                  const int32_t *ids, int64_t n, float scale);
+void kn_cpu_srms(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
+                 int64_t dim, float eps);
+void kn_cpu_layernorm(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                      const float *w, const float *b, int64_t n, int64_t dim, float eps);
+void kn_cpu_linear(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
+                   const kn_tensor *w, const float *bias, kn_epilogue epi);
+void kn_cpu_act(kn_backend *be, kn_act kind, float *x, int64_t ldx, int64_t n, int64_t dim,
+                int64_t group);
+void kn_cpu_mul(kn_backend *be, float *y, int64_t ldy, const float *a, int64_t lda, const float *b,
+                int64_t ldb, int64_t n, int64_t dim);
+void kn_cpu_lrpe(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                 const float *theta, const int64_t *pos, int64_t n, int H, int dh);
+void kn_cpu_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
+                    const float *k, int64_t ldk, const float *v, int64_t ldv,
+                    const kn_decay *decay, const kn_linattn_dims *d, const kn_linattn_seg *segs,
+                    int64_t n_segs);
+void kn_cpu_finite_rows(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,
+                        int64_t dim);
+
+#endif

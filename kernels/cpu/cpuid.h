@@ -1,0 +1,13 @@
+/* What the processor has and the operating system saves. */
+#ifndef TNL_KERNELS_CPU_CPUID_H
+#define TNL_KERNELS_CPU_CPUID_H
+
+enum {
+    KN_CPUID_AVX2 = 1,   /* AVX2, FMA, F16C, and ymm state */
+    KN_CPUID_AVX512 = 2, /* F, BW, DQ, VL, and zmm and mask state */
+};
+
+/* The set of KN_CPUID_*; 0 on other architectures. */
+unsigned kn_cpuid_flags(void);
+
+#endif

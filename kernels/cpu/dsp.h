@@ -1,0 +1,86 @@
+/* The microkernels of the CPU backend: what an instruction set must bring. Operations are written
+ * once, in portable C, over this table; dsp_init.c fills it.
+ *
+ * Order of operations, the same for every number of rows and every register tile:
+ *   lane order  16 virtual lanes; lane j sums i = j, j+16, j+32.. ascending with fma, missing
+ *               elements of the last group count as zero; then one tree: lane j + lane j+8, then
+ *               j+4, j+2, j+1.
+ *   step order  one accumulator per output, i ascending, one fma a step.
+ * avx2 and avx512 follow it to the bit. ref is the oracle: sums in double (lane order) or one
+ * rounded step after the other (step order), so it keeps the promise too, with other bits.
+ *
+ * Pointers may be unaligned. Sizes are >= 1 unless said otherwise. No function reads or writes
+ * beyond the elements named in its shapes. The floating-point environment is the default one on
+ * every thread: round to nearest, subnormals kept.
+ */
+#ifndef TNL_KERNELS_CPU_DSP_H
+#define TNL_KERNELS_CPU_DSP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/dtype.h"
+#include "kernels/kernels.h"
+
+/* Most rows that dot_few takes, and most outputs of one dot_many panel. */
+#define KN_FEW_ROWS 8
+#define KN_PANEL_OUTS 48
+
+typedef struct kn_dsp {
+    const char *isa;
+    int panel_step; /* panels of a multiple of so many outputs suit dot_many best */
+
+    /* dst[i] = src[i] * scale, src of the row's dtype. */
+    void (*widen[KN_DTYPE_COUNT])(float *dst, const void *src, int64_t n, float scale);
+
+    /* y[r][o] = sum over i of x[r][i] w[o][i], lane order; rows <= KN_FEW_ROWS; w [n_out][n_in]
+     * as stored. Reads w once, front to back: the kernel for when memory is the limit. */
+    void (*dot_few[KN_DTYPE_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
+                                    int64_t rows, const void *w, int64_t n_out, int64_t n_in);
+
+    /* The same sums, same bits, for any number of rows over a panel w [n_out][ldw] of f32 that
+     * stays in the cache; n_out <= KN_PANEL_OUTS. */
+    void (*dot_many)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
+                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in);
+
+    /* c[r][j] = (add ? c[r][j] : 0) + sum over i of a[r a_row + i a_col] b[i][j], step order;
+     * r < rows, i < n, j < cols. n may be 0. */
+    void (*outer)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                  const float *b, int64_t ldb, int64_t rows, int64_t n, int64_t cols, bool add);
+
+    /* s[i] += fma(s[i], f, a[i]) */
+    void (*fold)(float *s, const float *a, int64_t n, float f);
+
+    /* y[i] = x[i] * f; y may be x. */
+    void (*scale)(float *y, const float *x, int64_t n, float f);
+
+    /* One row of srms and layernorm, see kn_ops; y may be x. */
+    void (*srms)(float *y, const float *x, int64_t n, float eps);
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, int64_t n,
+                      float eps);
+
+    /* In place on n elements; for KN_ACT_EXP these are one group. */
+    void (*act[KN_ACT_COUNT])(float *x, int64_t n);
+
+    /* y[i] = a[i] * b[i]; y may be a or b. */
+    void (*mul)(float *y, const float *a, const float *b, int64_t n);
+
+    /* y[i] = x[i] cos(theta[i] pos), y[n+i] = x[i] sin(theta[i] pos); |pos| <= 2^40. */
+    void (*lrpe)(float *y, const float *x, const float *theta, int64_t pos, int64_t n);
+
+    bool (*all_finite)(const float *x, int64_t n);
+} kn_dsp;
+
+/* Fill *d for an instruction set: "ref", "avx2", "avx512", or NULL for the best there is. A name
+ * that is unknown, not built in, or not available on this processor is an error. */
+tnl_status kn_dsp_init(kn_dsp *d, const char *isa, tnl_error *err);
+
+/* Names of the instruction sets that kn_dsp_init would accept here, worst first. */
+int kn_dsp_available(const char *names[], int cap);
+
+/* The rungs; each overwrites what it has better bodies for. */
+void kn_dsp_fill_ref(kn_dsp *d);
+void kn_dsp_fill_avx2(kn_dsp *d);
+void kn_dsp_fill_avx512(kn_dsp *d);
+
+#endif

@@ -1,0 +1,187 @@
+/* The oracle: every microkernel as its formula, sums in double. Also the fallback on processors
+ * without a better rung. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/base/half.h"
+#include "kernels/cpu/dsp.h"
+
+static float load_f32(const void *p, int64_t i) {
+    float f;
+    memcpy(&f, (const char *)p + 4 * i, sizeof f);
+    return f;
+}
+
+static float load_f16(const void *p, int64_t i) {
+    uint16_t h;
+    memcpy(&h, (const char *)p + 2 * i, sizeof h);
+    return tnl_f32_from_f16(h);
+}
+
+static float load_bf16(const void *p, int64_t i) {
+    uint16_t h;
+    memcpy(&h, (const char *)p + 2 * i, sizeof h);
+    return tnl_f32_from_bf16(h);
+}
+
+#define WIDEN_AND_DOT(T)                                                                           \
+    static void widen_##T##_ref(float *dst, const void *src, int64_t n, float scale) {             \
+        for (int64_t i = 0; i < n; i++)                                                            \
+            dst[i] = load_##T(src, i) * scale;                                                     \
+    }                                                                                              \
+    static void dot_few_##T##_ref(float *y, int64_t ldy, const float *x, int64_t ldx,              \
+                                  int64_t rows, const void *w, int64_t n_out, int64_t n_in) {      \
+        for (int64_t r = 0; r < rows; r++)                                                         \
+            for (int64_t o = 0; o < n_out; o++) {                                                  \
+                double sum = 0;                                                                    \
+                for (int64_t i = 0; i < n_in; i++)                                                 \
+                    sum += (double)x[r * ldx + i] * (double)load_##T(w, o * n_in + i);             \
+                y[r * ldy + o] = (float)sum;                                                       \
+            }                                                                                      \
+    }
+WIDEN_AND_DOT(f32)
+WIDEN_AND_DOT(f16)
+WIDEN_AND_DOT(bf16)
+
+static void dot_many_ref(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
+                         const float *w, int64_t ldw, int64_t n_out, int64_t n_in) {
+    for (int64_t o = 0; o < n_out; o++)
+        for (int64_t r = 0; r < rows; r++)
+            dot_few_f32_ref(y + r * ldy + o, 1, x + r * ldx, 1, 1, w + o * ldw, 1, n_in);
+}
+
+static void outer_ref(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                      const float *b, int64_t ldb, int64_t rows, int64_t n, int64_t cols,
+                      bool add) {
+    for (int64_t r = 0; r < rows; r++) {
+        if (!add)
+            memset(c + r * ldc, 0, (size_t)cols * sizeof *c);
+        for (int64_t i = 0; i < n; i++) {
+            double f = (double)a[r * a_row + i * a_col];
+            for (int64_t j = 0; j < cols; j++) /* rounded to f32 after every step, as fma is */
+                c[r * ldc + j] = (float)(f * (double)b[i * ldb + j] + (double)c[r * ldc + j]);
+        }
+    }
+}
+
+static void fold_ref(float *s, const float *a, int64_t n, float f) {
+    for (int64_t i = 0; i < n; i++)
+        s[i] += (float)((double)s[i] * (double)f + (double)a[i]);
+}
+
+static void scale_ref(float *y, const float *x, int64_t n, float f) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] = x[i] * f;
+}
+
+static void srms_ref(float *y, const float *x, int64_t n, float eps) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    double f = 1 / sqrt(sum / (double)n + (double)eps);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)((double)x[i] * f);
+}
+
+static void layernorm_ref(float *y, const float *x, const float *w, const float *b, int64_t n,
+                          float eps) {
+    double mean = 0, var = 0;
+    for (int64_t i = 0; i < n; i++)
+        mean += (double)x[i];
+    mean /= (double)n;
+    for (int64_t i = 0; i < n; i++)
+        var += ((double)x[i] - mean) * ((double)x[i] - mean);
+    double f = 1 / sqrt(var / (double)n + (double)eps);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)(((double)x[i] - mean) * f * (double)w[i] + (double)b[i]);
+}
+
+static double act_one(kn_act kind, double x) {
+    switch (kind) {
+    case KN_ACT_GELU:
+        return 0.5 * x * erfc(-x * 0.70710678118654752440);
+    case KN_ACT_RELU:
+        return x < 0 ? 0 : x;
+    case KN_ACT_ELU:
+        return x < 0 ? expm1(x) : x;
+    case KN_ACT_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case KN_ACT_LEAK:
+        return x < 0 ? x * (double)0.01f : x;
+    case KN_ACT_1PELU:
+        return x < 0 ? exp(x) : 1 + x;
+    case KN_ACT_2PELU:
+        return x < 0 ? 1 + exp(x) : 2 + x;
+    case KN_ACT_SILU:
+        return x / (1 + exp(-x));
+    case KN_ACT_SINE:
+        return sin(x);
+    default:
+        return x;
+    }
+}
+
+#define ACT(name, kind)                                                                            \
+    static void act_##name##_ref(float *x, int64_t n) {                                            \
+        for (int64_t i = 0; i < n; i++)                                                            \
+            x[i] = (float)act_one(kind, (double)x[i]);                                             \
+    }
+ACT(none, KN_ACT_NONE)
+ACT(gelu, KN_ACT_GELU)
+ACT(relu, KN_ACT_RELU)
+ACT(elu, KN_ACT_ELU)
+ACT(sigmoid, KN_ACT_SIGMOID)
+ACT(leak, KN_ACT_LEAK)
+ACT(1pelu, KN_ACT_1PELU)
+ACT(2pelu, KN_ACT_2PELU)
+ACT(silu, KN_ACT_SILU)
+ACT(sine, KN_ACT_SINE)
+
+static void act_exp_ref(float *x, int64_t n) {
+    double top = -INFINITY;
+    for (int64_t i = 0; i < n; i++)
+        top = (double)x[i] > top ? (double)x[i] : top;
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)exp((double)x[i] - top);
+}
+
+static void mul_ref(float *y, const float *a, const float *b, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] = a[i] * b[i];
+}
+
+static void lrpe_ref(float *y, const float *x, const float *theta, int64_t pos, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        /* long double holds the product of 40 and 24 bits exactly where it has 64 of them */
+        long double phase = (long double)pos * (long double)theta[i];
+        y[i] = (float)((long double)x[i] * cosl(phase));
+        y[n + i] = (float)((long double)x[i] * sinl(phase));
+    }
+}
+
+static bool all_finite_ref(const float *x, int64_t n) {
+    bool ok = true;
+    for (int64_t i = 0; i < n; i++)
+        ok &= (tnl_bits_from_f32(x[i]) & 0x7F800000u) != 0x7F800000u;
+    return ok;
+}
+
+void kn_dsp_fill_ref(kn_dsp *d) {
+    *d = (kn_dsp){
+        .panel_step = 1,
+        .widen = {widen_f32_ref, widen_f16_ref, widen_bf16_ref},
+        .dot_few = {dot_few_f32_ref, dot_few_f16_ref, dot_few_bf16_ref},
+        .dot_many = dot_many_ref,
+        .outer = outer_ref,
+        .fold = fold_ref,
+        .scale = scale_ref,
+        .srms = srms_ref,
+        .layernorm = layernorm_ref,
+        .act = {act_none_ref, act_gelu_ref, act_relu_ref, act_elu_ref, act_sigmoid_ref,
+                act_exp_ref, act_leak_ref, act_1pelu_ref, act_2pelu_ref, act_silu_ref,
+                act_sine_ref},
+        .mul = mul_ref,
+        .lrpe = lrpe_ref,
+        .all_finite = all_finite_ref,
+    };
+}
