@@ -37,6 +37,9 @@ typedef struct mdl_arch {
 extern const mdl_arch *const mdl_arch_list[];
 extern const int mdl_arch_count;
 
+/* model/arch/transnormer.c */
+extern const mdl_arch mdl_arch_transnormer_v1, mdl_arch_transnormer_v2, mdl_arch_transnormer_v3;
+
 /* The row a spec was filled by (by name), never NULL for a filled spec. */
 const mdl_arch *mdl_arch_of(const mdl_spec *spec);
 
