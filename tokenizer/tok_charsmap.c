@@ -16,8 +16,9 @@
 #include "tokenizer/tok_proto.h"
 
 enum {
-    UNITS_PER_BLOCK = 256, /* the builder pads the array to whole blocks of one unit per byte value */
-    MAX_DEPTH = 256,       /* bytes of the longest text to replace */
+    UNITS_PER_BLOCK =
+        256,         /* the builder pads the array to whole blocks of one unit per byte value */
+    MAX_DEPTH = 256, /* bytes of the longest text to replace */
 };
 
 typedef struct trie {

@@ -83,7 +83,8 @@ static size_t piece_bytes(const tok_proto *p, const tok_row *row, char *out) {
         return p->unk_surface.n;
     }
     for (size_t i = 0; i < row->n;) {
-        if (row->n - i >= sizeof space_mark && !memcmp(row->text + i, space_mark, sizeof space_mark)) {
+        if (row->n - i >= sizeof space_mark &&
+            !memcmp(row->text + i, space_mark, sizeof space_mark)) {
             out[w++] = ' ';
             i += sizeof space_mark;
         } else {
@@ -264,7 +265,7 @@ tnl_status tok_encode(const tok_model *t, const char *text, size_t n, int32_t **
         return tnl_fail(err, TNL_E_LIMIT, "text of %zu bytes, at most %zu are tokenised at once", n,
                         max_text_bytes);
     TNL_TRY(tok_spm_encode(t->spm, text, n, ids, n_ids, err));
-    /* A control piece of a single character would match in BPE; text never means control. */
+    /* Text never means a control piece, and no id lies outside: checked, not trusted. */
     for (size_t i = 0; i < *n_ids; i++) {
         const tok_entry *e = entry(t, (*ids)[i]);
         if (!e || e->type == TOK_CONTROL)

@@ -162,8 +162,7 @@ static tnl_status judge(const char *answer, bool in_time, int wait_status, tnl_e
     if (answer[0] == 'e')
         return tnl_fail(err, TNL_E_DATA, "%s", answer + 1);
     if (!in_time)
-        return tnl_fail(err, TNL_E_DATA, "trial load did not finish in %d s",
-                        PROBE_WALL_MS / 1000);
+        return tnl_fail(err, TNL_E_DATA, "trial load did not finish in %d s", PROBE_WALL_MS / 1000);
     if (WIFSIGNALED(wait_status))
         return tnl_fail(err, TNL_E_DATA, "trial load crashed the tokenizer library (signal %d)",
                         WTERMSIG(wait_status));

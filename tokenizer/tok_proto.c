@@ -183,6 +183,10 @@ static tnl_status check_piece(size_t id, tok_row *row, uint64_t type, tok_span t
         return tnl_fail(err, TNL_E_DATA, "piece %zu contains a NUL byte", id);
     if (!tnl_utf8_valid(t.s, t.n))
         return tnl_fail(err, TNL_E_DATA, "piece %zu is not UTF-8", id);
+    if (type == TOK_CONTROL && tnl_utf8_char_len(t.s, t.n) == (int)t.n)
+        return tnl_fail(err, TNL_E_UNSUPPORTED,
+                        "piece %zu is a control piece of one character, which texts may contain",
+                        id);
     if (type < TOK_NORMAL || type > TOK_BYTE)
         return tnl_fail(err, TNL_E_DATA, "piece %zu has type %llu, expected 1 to 6", id,
                         (unsigned long long)type);

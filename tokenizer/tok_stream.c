@@ -1,4 +1,5 @@
-/* Token ids to text, one id at a time: whole UTF-8 characters come out as soon as they are complete.
+/* Token ids to text, one id at a time: whole UTF-8 characters come out as soon as they are
+ * complete.
  *
  * All decoding goes through here (tok_decode is a loop over it), so a streamed answer and a decoded
  * one cannot differ. An ill-formed sequence becomes one U+FFFD per maximal subpart (the longest
