@@ -49,6 +49,12 @@ void mdl_state_reset(mdl_model *m, mdl_state *s) {
     memset(s, 0, mdl_state_bytes(m));
 }
 
+void mdl_state_poison(mdl_model *m, mdl_state *s) {
+    const uint32_t pattern = 0x7FA5A5A5u; /* a signalling NaN */
+    for (size_t i = 0; i < m->state_floats; i++)
+        memcpy(&s->data[i], &pattern, sizeof pattern);
+}
+
 void mdl_state_copy(mdl_model *m, mdl_state *dst, const mdl_state *src) {
     memcpy(dst, src, mdl_state_bytes(m));
 }

@@ -23,6 +23,9 @@ void mdl_state_free(mdl_model *m, mdl_state *s); /* scrubbed first; NULL allowed
 
 /* Back to zero tokens; all bytes cleared. */
 void mdl_state_reset(mdl_model *m, mdl_state *s);
+/* Fill the contents with NaNs: a state given back in test builds, so that a stale read shows. Only
+ * reset, import or free may follow. */
+void mdl_state_poison(mdl_model *m, mdl_state *s);
 void mdl_state_copy(mdl_model *m, mdl_state *dst, const mdl_state *src);
 
 int64_t mdl_state_pos(const mdl_state *s); /* tokens absorbed */

@@ -82,7 +82,8 @@ typedef enum eng_event_kind { ENG_EV_TOKEN, ENG_EV_DONE } eng_event_kind;
 
 typedef struct eng_event {
     eng_event_kind kind;
-    /* TOKEN */
+    /* TOKEN: one for each generated token, the end-of-sequence token included (no text of its own;
+       text held back until then comes out with it) */
     int64_t index;   /* 0-based in this answer; echoed prompt tokens count */
     int32_t id;
     float logprob;   /* natural log, of the distribution before penalties and truncation, at
@@ -95,7 +96,9 @@ typedef struct eng_event {
                    event: eng_event_clear */
     /* DONE */
     eng_finish finish;
-    tnl_status error; /* for ENG_FINISH_ERROR: TNL_E_NONFINITE, TNL_E_NOMEM, ... */
+    tnl_status error; /* for ENG_FINISH_ERROR: TNL_E_NONFINITE; TNL_E_USAGE, every token was
+                         forbidden; TNL_E_BUSY, waited too long in the queue; TNL_E_NOMEM;
+                         TNL_E_INTERNAL */
     int64_t prompt_tokens, completion_tokens;
     double queue_ms, prefill_ms, decode_ms;
 } eng_event;
@@ -123,7 +126,9 @@ tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err);
 void eng_close(eng_engine *e);
 
 /* Called on the engine thread when events may have become available, or when a reader should look
- * again; must not block and must not call into the engine. */
+ * again; must not block and must not call into the engine. No lock of the engine is held: a reader
+ * may poll and cancel under the lock its wake function takes. It must not release under that lock,
+ * since release waits for a wake call under way. */
 typedef void (*eng_wake_fn)(void *user);
 
 typedef struct eng_job {

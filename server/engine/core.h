@@ -1,0 +1,75 @@
+/* The engine's inside, shared by engine.c (submission, the thread), step.c (one step) and
+ * metrics.c. */
+#ifndef TNL_SERVER_ENGINE_CORE_H
+#define TNL_SERVER_ENGINE_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "model/forward.h"
+#include "server/engine/engine.h"
+#include "server/engine/request.h"
+#include "server/engine/sampler.h"
+#include "server/engine/sched.h"
+
+/* Rows of logits beyond one for each slot: what echoed prompts may use in a step. */
+enum { ENG_ECHO_ROWS = 32 };
+
+typedef struct eng_slot {
+    mdl_state *state;
+    eng_request *req; /* NULL: free. Written by the engine thread under the lock */
+    eng_history history;
+} eng_slot;
+
+struct eng_engine {
+    eng_open_params open;
+    int64_t vocab;
+    int32_t eos_id;
+    bool poison;
+    atomic_int refs; /* the caller, and each request not released */
+
+    /* shared, under lock */
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    bool kick; /* something changed: look before sleeping */
+    bool draining, closing;
+    eng_request *first, *last; /* the waiting line */
+    eng_metrics metrics;       /* gauges running and queued are exact at any time */
+
+    /* the engine thread's own */
+    pthread_t thread;
+    bool started;
+    eng_slot *slots; /* [open.parallel] */
+    mdl_ctx *ctx;
+    eng_sampler *sampler;
+    eng_sched_budget budget;
+    int cursor;
+    /* scratch of one step, [open.parallel] */
+    eng_sched_slot *plan;
+    int64_t *give;
+    mdl_seg *segs;
+    int *seg_slot;
+};
+
+void eng_engine_unref(eng_engine *e);
+void eng_engine_kick(eng_engine *e); /* any thread, no lock held */
+
+/* Take a request out of a slot or off the line: counters first, then its final event, so that a
+ * reader who has seen the end also sees it counted. Engine thread, no lock held. */
+void eng_end_queued(eng_engine *e, eng_request *r, eng_finish finish, tnl_status error);
+void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_status error);
+
+/* A request enters a slot (slot->req set); it may end at once. Engine thread. */
+void eng_step_enter(eng_engine *e, eng_slot *slot);
+
+/* Plan and run one step. False: there was nothing to do. Engine thread. */
+bool eng_step(eng_engine *e);
+
+/* ---- metrics.c; each takes the engine's lock ---- */
+void eng_metrics_step(eng_engine *e, double seconds, int64_t prompt_tokens, int paused);
+void eng_metrics_token(eng_engine *e, const eng_request *r, double now);
+/* With the lock held: */
+void eng_metrics_ended(eng_engine *e, const eng_request *r, eng_finish finish, tnl_status error);
+void eng_metrics_admitted(eng_engine *e, double waited);
+
+#endif

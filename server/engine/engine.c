@@ -1,0 +1,365 @@
+/* The engine: opening and closing, submission, the waiting line and the thread's loop. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/engine/core.h"
+#include "server/engine/params.h"
+
+void eng_open_params_default(eng_open_params *p) {
+    memset(p, 0, sizeof *p);
+    p->parallel = 8;
+    p->queue = 128;
+    p->step_tokens = 256;
+    p->max_prompt_tokens = 4194304;
+    p->queue_timeout_s = 60;
+}
+
+/* ---- the thread ---- */
+
+static eng_request *pop_first(eng_engine *e) {
+    eng_request *r = e->first;
+    e->first = r->next;
+    if (!e->first)
+        e->last = NULL;
+    r->next = NULL;
+    return r;
+}
+
+void eng_end_queued(eng_engine *e, eng_request *r, eng_finish finish, tnl_status error) {
+    pthread_mutex_lock(&e->lock);
+    e->metrics.queued--;
+    eng_metrics_ended(e, r, finish, error);
+    pthread_mutex_unlock(&e->lock);
+    eng_request_finish(r, finish, error);
+    eng_request_unref(r);
+}
+
+static bool timed_out(const eng_engine *e, const eng_request *r, double now) {
+    return e->open.queue_timeout_s > 0 && now - r->submitted > e->open.queue_timeout_s;
+}
+
+/* Take cancelled and overdue requests (all of them when closing) off the line. */
+static void reap_queue(eng_engine *e, bool closing) {
+    eng_request *gone = NULL, **gone_end = &gone;
+    double now = eng_now();
+    pthread_mutex_lock(&e->lock);
+    eng_request **link = &e->first;
+    e->last = NULL;
+    while (*link) {
+        eng_request *r = *link;
+        if (closing || atomic_load(&r->cancel) || timed_out(e, r, now)) {
+            *link = r->next;
+            r->next = NULL;
+            *gone_end = r;
+            gone_end = &r->next;
+        } else {
+            e->last = r;
+            link = &r->next;
+        }
+    }
+    pthread_mutex_unlock(&e->lock);
+    while (gone) {
+        eng_request *r = gone;
+        gone = r->next;
+        if (closing || atomic_load(&r->cancel))
+            eng_end_queued(e, r, ENG_FINISH_CANCELLED, TNL_E_CANCELLED);
+        else
+            eng_end_queued(e, r, ENG_FINISH_ERROR, TNL_E_BUSY);
+    }
+}
+
+static void reap_running(eng_engine *e, bool closing) {
+    for (int i = 0; i < e->open.parallel; i++) {
+        eng_request *r = e->slots[i].req;
+        if (r && (closing || atomic_load(&r->cancel)))
+            eng_end_running(e, &e->slots[i], ENG_FINISH_CANCELLED, TNL_E_CANCELLED);
+    }
+}
+
+/* Move waiting requests into free slots; returns how many. */
+static int admit(eng_engine *e) {
+    pthread_mutex_lock(&e->lock);
+    for (int i = 0; i < e->open.parallel; i++)
+        e->plan[i] = (eng_sched_slot){.used = e->slots[i].req != NULL};
+    int n = eng_sched_admit(e->plan, e->open.parallel, e->first ? e->metrics.queued : 0), left = n;
+    double now = eng_now();
+    for (int i = 0; i < e->open.parallel && left > 0; i++) {
+        if (e->plan[i].used)
+            continue;
+        eng_request *r = pop_first(e);
+        e->slots[i].req = r;
+        e->metrics.queued--;
+        e->metrics.running++;
+        eng_metrics_admitted(e, now - r->submitted);
+        left--;
+    }
+    pthread_mutex_unlock(&e->lock);
+    for (int i = 0; i < e->open.parallel; i++)
+        if (!e->plan[i].used && e->slots[i].req)
+            eng_step_enter(e, &e->slots[i]);
+    return n;
+}
+
+/* Nothing to compute: sleep until kicked, or until the oldest waiting request is overdue. */
+static void sleep_until_kicked(eng_engine *e) {
+    pthread_mutex_lock(&e->lock);
+    int rc = 0;
+    while (!e->kick && rc == 0) {
+        if (!e->first || e->open.queue_timeout_s <= 0) {
+            pthread_cond_wait(&e->work, &e->lock);
+            continue;
+        }
+        double due = e->first->submitted + e->open.queue_timeout_s + 1e-3;
+        struct timespec t = {.tv_sec = (time_t)due};
+        t.tv_nsec = (long)((due - (double)t.tv_sec) * 1e9);
+        rc = pthread_cond_timedwait(&e->work, &e->lock, &t);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void *engine_main(void *arg) {
+    eng_engine *e = arg;
+    for (;;) {
+        pthread_mutex_lock(&e->lock);
+        e->kick = false;
+        bool closing = e->closing;
+        pthread_mutex_unlock(&e->lock);
+        reap_queue(e, closing);
+        reap_running(e, closing);
+        if (closing)
+            return NULL;
+        while (admit(e) > 0) {
+            /* a request may have ended on entering and freed its slot again */
+        }
+        if (!eng_step(e))
+            sleep_until_kicked(e);
+    }
+}
+
+/* Signals are the main thread's business; those a fault raises stay open, or a fault could not
+ * reach its handler. */
+static int start_thread(eng_engine *e) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+    sigset_t block, before;
+    sigfillset(&block);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&block, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &block, &before);
+    int rc = pthread_create(&e->thread, NULL, engine_main, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+/* ---- open and close ---- */
+
+static tnl_status check_open(const eng_open_params *p, tnl_error *err) {
+    if (!p->model)
+        return tnl_fail(err, TNL_E_USAGE, "engine: no model");
+    if (p->parallel < 1 || p->queue < 0)
+        return tnl_fail(err, TNL_E_USAGE, "engine: parallel %d, queue %d; expected >= 1, >= 0",
+                        p->parallel, p->queue);
+    if (p->step_tokens < p->parallel)
+        return tnl_fail(err, TNL_E_USAGE, "engine: step of %lld tokens, expected >= parallel %d",
+                        (long long)p->step_tokens, p->parallel);
+    if (p->max_prompt_tokens < 1)
+        return tnl_fail(err, TNL_E_USAGE, "engine: max_prompt_tokens %lld, expected >= 1",
+                        (long long)p->max_prompt_tokens);
+    return TNL_OK;
+}
+
+static bool wants_poison(void) {
+#ifndef NDEBUG
+    return true;
+#else
+    const char *v = getenv("TNL_POISON");
+    return v && *v && strcmp(v, "0") != 0;
+#endif
+}
+
+static tnl_status open_slots(eng_engine *e, tnl_error *err) {
+    size_t n = (size_t)e->open.parallel;
+    e->slots = calloc(n, sizeof *e->slots);
+    e->plan = calloc(n, sizeof *e->plan);
+    e->give = calloc(n, sizeof *e->give);
+    e->segs = calloc(n, sizeof *e->segs);
+    e->seg_slot = calloc(n, sizeof *e->seg_slot);
+    if (!e->slots || !e->plan || !e->give || !e->segs || !e->seg_slot)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory for %d slots", e->open.parallel);
+    for (size_t i = 0; i < n; i++) {
+        e->slots[i].state = mdl_state_new(e->open.model);
+        if (!e->slots[i].state)
+            return tnl_fail(err, TNL_E_NOMEM, "out of memory for %d states of %zu bytes",
+                            e->open.parallel, mdl_state_bytes(e->open.model));
+        TNL_TRY(eng_history_open(&e->slots[i].history, e->vocab, err));
+    }
+    return TNL_OK;
+}
+
+static void init_sync(eng_engine *e) {
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->work, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&e->lock, NULL);
+}
+
+static void init_fields(eng_engine *e, const eng_open_params *p) {
+    const mdl_spec *spec = mdl_model_spec(p->model);
+    e->open = *p;
+    e->vocab = spec->vocab;
+    e->eos_id = spec->eos_id >= 0 ? spec->eos_id : eng_text_eos(p->tokenizer);
+    e->poison = wants_poison();
+    int64_t rows = (int64_t)p->parallel + ENG_ECHO_ROWS;
+    e->budget.tokens = p->step_tokens;
+    e->budget.rows = rows < p->step_tokens ? rows : p->step_tokens;
+    e->metrics.slots = p->parallel;
+    e->metrics.state_bytes = mdl_state_bytes(p->model);
+}
+
+tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err) {
+    *out = NULL;
+    TNL_TRY(check_open(p, err));
+    eng_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory for the engine");
+    atomic_init(&e->refs, 1);
+    init_sync(e);
+    init_fields(e, p);
+    tnl_status st = open_slots(e, err);
+    if (st != TNL_OK)
+        goto fail;
+    st = mdl_ctx_open(&e->ctx, p->model, e->budget.tokens, e->budget.rows, err);
+    if (st != TNL_OK)
+        goto fail;
+    st = eng_sampler_open(&e->sampler, e->vocab, err);
+    if (st != TNL_OK)
+        goto fail;
+    if (start_thread(e) != 0) {
+        st = tnl_fail(err, TNL_E_NOMEM, "cannot start the engine's thread");
+        goto fail;
+    }
+    e->started = true;
+    *out = e;
+    return TNL_OK;
+fail:
+    eng_close(e);
+    return st;
+}
+
+static void free_slots(eng_engine *e) {
+    for (int i = 0; e->slots && i < e->open.parallel; i++) {
+        mdl_state_free(e->open.model, e->slots[i].state);
+        eng_history_close(&e->slots[i].history);
+    }
+    free(e->slots);
+    free(e->plan);
+    free(e->give);
+    free(e->segs);
+    free(e->seg_slot);
+}
+
+void eng_close(eng_engine *e) {
+    if (!e)
+        return;
+    pthread_mutex_lock(&e->lock);
+    e->draining = e->closing = true;
+    pthread_mutex_unlock(&e->lock);
+    eng_engine_kick(e);
+    if (e->started)
+        pthread_join(e->thread, NULL);
+    mdl_ctx_close(e->ctx);
+    eng_sampler_close(e->sampler);
+    free_slots(e);
+    eng_engine_unref(e);
+}
+
+void eng_engine_unref(eng_engine *e) {
+    if (atomic_fetch_sub(&e->refs, 1) != 1)
+        return;
+    pthread_cond_destroy(&e->work);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+void eng_engine_kick(eng_engine *e) {
+    pthread_mutex_lock(&e->lock);
+    e->kick = true;
+    pthread_cond_signal(&e->work);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void eng_drain(eng_engine *e) {
+    pthread_mutex_lock(&e->lock);
+    e->draining = true;
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* ---- submission ---- */
+
+static tnl_status check_job(const eng_engine *e, const eng_job *job, tnl_error *err) {
+    TNL_TRY(eng_params_check(job->params, e->vocab, err));
+    if (job->params->n_stop > 0 && !e->open.tokenizer)
+        return tnl_fail(err, TNL_E_UNSUPPORTED, "stop strings need a tokenizer");
+    if (job->n_tokens < 1)
+        return tnl_fail(err, TNL_E_USAGE, "the prompt is empty");
+    if (job->n_tokens > (size_t)e->open.max_prompt_tokens)
+        return tnl_fail(err, TNL_E_LIMIT, "the prompt has %zu tokens, at most %lld are taken",
+                        job->n_tokens, (long long)e->open.max_prompt_tokens);
+    for (size_t i = 0; i < job->n_tokens; i++)
+        if (job->tokens[i] < 0 || job->tokens[i] >= e->vocab)
+            return tnl_fail(err, TNL_E_USAGE, "token %zu of the prompt is %d, expected 0..%lld", i,
+                            (int)job->tokens[i], (long long)e->vocab - 1);
+    return TNL_OK;
+}
+
+/* With the lock held. */
+static tnl_status check_door(eng_engine *e, tnl_error *err) {
+    if (e->draining)
+        return tnl_fail(err, TNL_E_UNAVAILABLE, "the engine is draining");
+    if (e->metrics.running + e->metrics.queued >= e->open.parallel + e->open.queue) {
+        e->metrics.rejected_full++;
+        return tnl_fail(err, TNL_E_BUSY, "the queue is full");
+    }
+    return TNL_OK;
+}
+
+static tnl_status enqueue(eng_engine *e, eng_request *r, tnl_error *err) {
+    pthread_mutex_lock(&e->lock);
+    tnl_status st = check_door(e, err);
+    if (st == TNL_OK) {
+        eng_request_ref(r);
+        if (e->last)
+            e->last->next = r;
+        else
+            e->first = r;
+        e->last = r;
+        e->metrics.accepted++;
+        e->metrics.queued++;
+        e->kick = true;
+        pthread_cond_signal(&e->work);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return st;
+}
+
+tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_error *err) {
+    *out = NULL;
+    /* a full house is told before the prompt is looked at */
+    pthread_mutex_lock(&e->lock);
+    tnl_status st = check_door(e, err);
+    pthread_mutex_unlock(&e->lock);
+    if (st != TNL_OK)
+        return st;
+    TNL_TRY(check_job(e, job, err));
+    eng_request *r;
+    TNL_TRY(eng_request_new(&r, e, job, err));
+    st = enqueue(e, r, err);
+    if (st != TNL_OK)
+        eng_request_unref(r);
+    else
+        *out = r;
+    return st;
+}

@@ -1,0 +1,62 @@
+/* Counters, gauges and histograms: written under the engine's lock, read by copy. */
+#include "server/engine/core.h"
+
+const double eng_hist_bounds[ENG_HIST - 1] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                              0.5,   1,      2.5,   5,    10,    30,   60};
+
+static void observe(eng_hist *h, double v) {
+    int i = 0;
+    while (i < ENG_HIST - 1 && v > eng_hist_bounds[i])
+        i++;
+    h->bucket[i]++;
+    h->count++;
+    h->sum += v;
+}
+
+void eng_metrics_admitted(eng_engine *e, double waited) {
+    observe(&e->metrics.queue_s, waited);
+}
+
+void eng_metrics_ended(eng_engine *e, const eng_request *r, eng_finish finish, tnl_status error) {
+    eng_metrics *m = &e->metrics;
+    m->finished[finish]++;
+    if (finish == ENG_FINISH_CANCELLED) {
+        m->cancelled_queue += r->phase == ENG_PHASE_QUEUE;
+        m->cancelled_prefill += r->phase == ENG_PHASE_PREFILL;
+        m->cancelled_decode += r->phase == ENG_PHASE_DECODE;
+    }
+    m->nonfinite += finish == ENG_FINISH_ERROR && error == TNL_E_NONFINITE;
+    observe(&m->request_s, eng_now() - r->submitted);
+}
+
+void eng_metrics_step(eng_engine *e, double seconds, int64_t prompt_tokens, int paused) {
+    pthread_mutex_lock(&e->lock);
+    e->metrics.steps += seconds > 0;
+    e->metrics.busy_seconds += seconds;
+    e->metrics.prompt_tokens += (uint64_t)prompt_tokens;
+    e->metrics.paused = paused;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void eng_metrics_token(eng_engine *e, const eng_request *r, double now) {
+    pthread_mutex_lock(&e->lock);
+    e->metrics.generated_tokens++;
+    if (r->generated == 1)
+        observe(&e->metrics.ttft_s, now - r->submitted);
+    else
+        observe(&e->metrics.per_token_s, now - r->last_token);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void eng_metrics_get(eng_engine *e, eng_metrics *out) {
+    pthread_mutex_lock(&e->lock);
+    *out = e->metrics;
+    pthread_mutex_unlock(&e->lock);
+}
+
+bool eng_idle(eng_engine *e) {
+    pthread_mutex_lock(&e->lock);
+    bool idle = e->metrics.running == 0 && e->metrics.queued == 0;
+    pthread_mutex_unlock(&e->lock);
+    return idle;
+}

@@ -1,0 +1,238 @@
+/* One step: ask the scheduler who computes what, run the model, turn logits into events. */
+#include <math.h>
+
+#include "kernels/base/log.h"
+#include "server/engine/core.h"
+
+/* ---- entering and leaving a slot ---- */
+
+/* Write the state's memory when it is handed out and when it is given back: a reader of stale
+ * memory finds zeros, or NaNs in poisoned builds, never somebody's conversation. */
+static void scrub(eng_engine *e, eng_slot *slot) {
+    if (e->poison)
+        mdl_state_poison(e->open.model, slot->state);
+    else if (mdl_state_pos(slot->state) != 0)
+        mdl_state_reset(e->open.model, slot->state);
+    eng_history_clear(&slot->history);
+}
+
+void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_status error) {
+    eng_request *r = slot->req;
+    scrub(e, slot);
+    pthread_mutex_lock(&e->lock);
+    slot->req = NULL;
+    e->metrics.running--;
+    eng_metrics_ended(e, r, finish, error);
+    pthread_mutex_unlock(&e->lock);
+    eng_request_finish(r, finish, error);
+    eng_request_unref(r);
+}
+
+/* One prompt token as an event. The last one flushes the text when nothing will follow it. */
+static tnl_status echo_token(eng_request *r, const eng_pick *pick) {
+    char text[ENG_TEXT_ROOM];
+    size_t n = eng_text_prompt(&r->text, pick->id, text);
+    if (r->params.max_tokens == 0 && r->n_events == r->n_prompt - 1)
+        eng_text_finish(&r->text, text, &n);
+    return eng_request_push(r, pick, true, text, n);
+}
+
+static tnl_status echo_first(eng_request *r) {
+    const eng_pick pick = {.id = r->tokens[0], .logprob = NAN};
+    return echo_token(r, &pick);
+}
+
+void eng_step_enter(eng_engine *e, eng_slot *slot) {
+    eng_request *r = slot->req;
+    tnl_status st = TNL_OK;
+    r->phase = ENG_PHASE_PREFILL;
+    r->admitted = eng_now();
+    if (r->params.echo)
+        st = echo_first(r);
+    if (st != TNL_OK) {
+        eng_end_running(e, slot, ENG_FINISH_ERROR, st);
+    } else if (r->n_feed == 0) {
+        eng_end_running(e, slot, ENG_FINISH_LENGTH, TNL_OK);
+    } else {
+        mdl_state_reset(e->open.model, slot->state);
+        eng_history_clear(&slot->history);
+    }
+}
+
+/* ---- planning ---- */
+
+/* An echoed slice of n tokens makes at most n events; together with the first generated one it
+ * must fit the ring. */
+static eng_sched_slot plan_slot(eng_request *r) {
+    int64_t left = r->n_feed - r->fed;
+    bool echoing = r->params.echo && left > 0;
+    int room = eng_request_room(r, echoing ? 2 : 1);
+    return (eng_sched_slot){.used = true,
+                            .paused = room == 0,
+                            .all_rows = echoing,
+                            .prompt_left = left,
+                            .most = echoing ? room - 1 : INT64_MAX};
+}
+
+/* Fills plan and give; returns the number of tokens in the step. */
+static int64_t plan_step(eng_engine *e, int *paused) {
+    *paused = 0;
+    for (int i = 0; i < e->open.parallel; i++) {
+        eng_request *r = e->slots[i].req;
+        e->plan[i] = r ? plan_slot(r) : (eng_sched_slot){0};
+        *paused += e->plan[i].paused;
+    }
+    return eng_sched_step(e->give, e->plan, e->open.parallel, &e->budget, &e->cursor);
+}
+
+static mdl_seg segment(const eng_slot *slot, const eng_sched_slot *plan, int64_t n) {
+    const eng_request *r = slot->req;
+    mdl_seg seg = {.state = slot->state, .n_tokens = n, .want = MDL_WANT_LAST};
+    if (plan->prompt_left == 0) {
+        seg.tokens = &r->last;
+        return seg;
+    }
+    seg.tokens = r->tokens + r->fed;
+    if (plan->all_rows)
+        seg.want = MDL_WANT_ALL;
+    else if (n < plan->prompt_left)
+        seg.want = MDL_WANT_NONE;
+    return seg;
+}
+
+/* ---- results ---- */
+
+/* Why the request ends with this token, if it does; text gets what the token releases. */
+static eng_finish take_token(const eng_engine *e, eng_request *r, int32_t id, char *text,
+                             size_t *n) {
+    eng_finish finish = ENG_FINISH_NONE;
+    *n = 0;
+    if (id == e->eos_id)
+        finish = r->params.ignore_eos ? ENG_FINISH_NONE : ENG_FINISH_EOS;
+    else if (eng_text_push(&r->text, id, text, n))
+        return ENG_FINISH_STOP;
+    if (finish == ENG_FINISH_NONE && r->generated >= r->params.max_tokens)
+        finish = ENG_FINISH_LENGTH;
+    if (finish != ENG_FINISH_NONE && eng_text_finish(&r->text, text, n))
+        finish = ENG_FINISH_STOP;
+    return finish;
+}
+
+static void count_token(eng_engine *e, eng_request *r) {
+    double now = eng_now();
+    r->generated++;
+    if (r->generated == 1) {
+        r->phase = ENG_PHASE_DECODE;
+        r->decoding = now;
+    }
+    eng_metrics_token(e, r, now);
+    r->last_token = now;
+}
+
+/* Sample from a row, tell the reader, end the request when it is complete. */
+static void generate(eng_engine *e, eng_slot *slot, const float *row) {
+    eng_request *r = slot->req;
+    eng_pick pick;
+    char text[ENG_TEXT_ROOM];
+    size_t n = 0;
+    tnl_status st = eng_sample(e->sampler, &pick, row, &r->params, &slot->history, r->seed,
+                               r->n_prompt + r->generated);
+    if (st != TNL_OK) {
+        eng_end_running(e, slot, ENG_FINISH_ERROR, st);
+        return;
+    }
+    eng_history_add(&slot->history, pick.id, true);
+    count_token(e, r);
+    r->last = pick.id;
+    eng_finish finish = take_token(e, r, pick.id, text, &n);
+    st = eng_request_push(r, &pick, false, text, n);
+    if (st != TNL_OK)
+        eng_end_running(e, slot, ENG_FINISH_ERROR, st);
+    else if (finish != ENG_FINISH_NONE)
+        eng_end_running(e, slot, finish, TNL_OK);
+    else
+        eng_request_wake(r);
+}
+
+/* Rows after tokens fed .. fed+n-1 of the prompt give the logprobs of tokens fed+1 .. fed+n. */
+static tnl_status echo_slice(eng_engine *e, eng_request *r, const mdl_seg *seg) {
+    for (int64_t i = 0; i < seg->n_tokens && r->fed + i + 1 < r->n_prompt; i++) {
+        eng_pick pick;
+        TNL_TRY(eng_score(e->sampler, &pick, seg->logits + i * e->vocab,
+                          r->tokens[r->fed + i + 1], r->params.logprobs));
+        TNL_TRY(echo_token(r, &pick));
+    }
+    eng_request_wake(r);
+    return TNL_OK;
+}
+
+static void absorb_prompt(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
+    eng_request *r = slot->req;
+    tnl_status st = TNL_OK;
+    for (int64_t i = 0; i < seg->n_tokens; i++)
+        eng_history_add(&slot->history, seg->tokens[i], false);
+    if (r->params.echo)
+        st = echo_slice(e, r, seg);
+    r->fed += seg->n_tokens;
+    if (st != TNL_OK)
+        eng_end_running(e, slot, ENG_FINISH_ERROR, st);
+    else if (r->fed < r->n_feed)
+        return;
+    else if (r->params.max_tokens == 0)
+        eng_end_running(e, slot, ENG_FINISH_LENGTH, TNL_OK);
+    else
+        generate(e, slot,
+                 seg->logits + (seg->want == MDL_WANT_ALL ? seg->n_tokens - 1 : 0) * e->vocab);
+}
+
+static void absorb(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
+    if (seg->nonfinite) {
+        tnl_log(TNL_LOG_ERROR, "non-finite value in a sequence of %lld tokens: request ended",
+                (long long)mdl_state_pos(slot->state));
+        eng_end_running(e, slot, ENG_FINISH_ERROR, TNL_E_NONFINITE);
+    } else if (slot->req->fed < slot->req->n_feed) {
+        absorb_prompt(e, slot, seg);
+    } else {
+        generate(e, slot, seg->logits);
+    }
+}
+
+/* ---- the step ---- */
+
+/* Fills segs and seg_slot from the plan; *prompt_tokens counts those of prompts. */
+static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens) {
+    int64_t n = 0;
+    *prompt_tokens = 0;
+    for (int i = 0; i < e->open.parallel; i++) {
+        if (e->give[i] == 0)
+            continue;
+        e->segs[n] = segment(&e->slots[i], &e->plan[i], e->give[i]);
+        e->seg_slot[n++] = i;
+        *prompt_tokens += e->plan[i].prompt_left > 0 ? e->give[i] : 0;
+    }
+    return n;
+}
+
+bool eng_step(eng_engine *e) {
+    int paused;
+    int64_t prompt_tokens;
+    if (plan_step(e, &paused) == 0) {
+        eng_metrics_step(e, 0, 0, paused);
+        return false;
+    }
+    double start = eng_now();
+    int64_t n_segs = build_segments(e, &prompt_tokens);
+    tnl_error err;
+    tnl_status st = mdl_forward(e->ctx, e->segs, n_segs, &err);
+    if (st != TNL_OK)
+        tnl_log(TNL_LOG_ERROR, "a step failed: %s", err.msg);
+    for (int64_t i = 0; i < n_segs; i++) {
+        eng_slot *slot = &e->slots[e->seg_slot[i]];
+        if (st == TNL_OK)
+            absorb(e, slot, &e->segs[i]);
+        else
+            eng_end_running(e, slot, ENG_FINISH_ERROR, TNL_E_INTERNAL);
+    }
+    eng_metrics_step(e, eng_now() - start, prompt_tokens, paused);
+    return true;
+}
