@@ -8,6 +8,7 @@
 #include "kernels/base/checked.h"
 #include "kernels/base/json_scan.h"
 #include "kernels/base/log.h"
+#include "kernels/base/utf8.h"
 #include "model/tensor_dir.h"
 
 /* ---- formats ---- */
@@ -90,7 +91,7 @@ static bool good_name(json_str name) {
     for (size_t i = 0; i < name.n; i++)
         if ((unsigned char)name.s[i] < 0x20 || name.s[i] == 0x7F)
             return false;
-    return true;
+    return tnl_utf8_valid(name.s, name.n);
 }
 
 /* ---- adding ---- */
@@ -118,8 +119,8 @@ static tnl_status check_found(const mdl_tensors *t, int file, const mdl_tensor_f
     uint64_t bytes, end;
     if (!good_name(f->name))
         return tnl_fail(err, TNL_E_DATA,
-                        "%s: tensor name \"%.*s\": found %zu bytes, expected 1 to %d without "
-                        "escapes or control characters",
+                        "%s: tensor name \"%.*s\": found %zu bytes, expected 1 to %d of UTF-8 "
+                        "without escapes or control characters",
                         name, shown, f->name.s, f->name.n, MDL_MAX_NAME);
     if (!mdl_shape_bytes(&bytes, f->dtype, f->rank, f->dims))
         return tnl_fail(err, TNL_E_DATA, "%s: tensor \"%.*s\": shape: its size overflows", name,
