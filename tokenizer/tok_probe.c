@@ -32,7 +32,6 @@ enum {
     PROBE_WALL_MS = 60000,
     PROBE_LETTERS = 8192,
 };
-static const size_t probe_extra_bytes = (size_t)4 << 30; /* beyond what the parent has mapped */
 
 static const char *const samples[] = {
     "",
@@ -66,7 +65,8 @@ static void limit_self(size_t mapped) {
 #ifdef SANITIZED
     (void)mapped; /* shadow memory needs terabytes of address space */
 #else
-    struct rlimit as = {mapped + probe_extra_bytes, mapped + probe_extra_bytes};
+    size_t bytes = mapped + ((size_t)4 << 30); /* beyond what the parent has mapped */
+    struct rlimit as = {bytes, bytes};
     setrlimit(RLIMIT_AS, &as);
 #endif
 }
