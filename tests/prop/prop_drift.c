@@ -1,0 +1,192 @@
+/* Accuracy over long runs, against recurrences in double: the state of linattn after a million
+ * tokens, and LRPE phases at positions far beyond float's integers. Bounds are about twice what
+ * the formulas of kernels.h were measured to give. */
+#include "prop.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADS = 3, DIM = 16, ROW = HEADS * DIM, TOKENS = 1 << 20, CHUNK = 512 };
+
+/* the slowest head of a last layer, a deep layer, the slowest head of a first layer */
+static const double slopes[HEADS] = {3.9e-8, 2.0e-4, 3.9e-3};
+static const double bounds[HEADS] = {5e-6, 5e-7, 5e-7};
+
+typedef struct drift {
+    kn_backend *be;
+    kn_decay decay;
+    float *pow, *fold, *state;
+    float q[CHUNK * ROW], k[CHUNK * ROW], v[CHUNK * ROW], o[CHUNK * ROW];
+    double S[HEADS][DIM][DIM]; /* the oracle */
+} drift;
+
+static void draw_rows(drift *d, prop_rng *r) {
+    for (int i = 0; i < CHUNK * ROW; i++) {
+        double x = prop_normal(r);
+        d->q[i] = (float)prop_normal(r);
+        d->k[i] = (float)(x / (1.0 + exp(-x)));
+        d->v[i] = (float)(0.1 + 0.5 * prop_normal(r));
+    }
+}
+
+static void oracle_rows(drift *d, const double lambda[HEADS]) {
+    for (int t = 0; t < CHUNK; t++)
+        for (int h = 0; h < HEADS; h++)
+            for (int i = 0; i < DIM; i++)
+                for (int j = 0; j < DIM; j++) {
+                    int at = t * ROW + h * DIM;
+                    d->S[h][i][j] = lambda[h] * d->S[h][i][j] +
+                                    (double)d->k[at + i] * (double)d->v[at + j];
+                }
+}
+
+/* Relative Frobenius error of head h; also that the last output is what the oracle reads. */
+static double state_error(const drift *d, int h) {
+    size_t per_head = DIM * DIM + (size_t)d->be->block * 2 * DIM;
+    const float *S = d->state + (size_t)h * per_head;
+    double diff = 0, norm = 0;
+    for (int i = 0; i < DIM; i++)
+        for (int j = 0; j < DIM; j++) {
+            double e = (double)S[i * DIM + j] - d->S[h][i][j];
+            diff += e * e;
+            norm += d->S[h][i][j] * d->S[h][i][j];
+        }
+    return sqrt(diff / norm);
+}
+
+static double output_error(const drift *d, int h) {
+    const float *q = d->q + (CHUNK - 1) * ROW + h * DIM, *o = d->o + (CHUNK - 1) * ROW + h * DIM;
+    double diff = 0, norm = 0;
+    for (int j = 0; j < DIM; j++) {
+        double want = 0, scale = 0;
+        for (int i = 0; i < DIM; i++) {
+            want += (double)q[i] * d->S[h][i][j];
+            scale += fabs((double)q[i] * d->S[h][i][j]);
+        }
+        diff += ((double)o[j] - want) * ((double)o[j] - want);
+        norm += scale * scale;
+    }
+    return sqrt(diff / norm);
+}
+
+static void run_drift(drift *d, prop_rng *r) {
+    const kn_linattn_dims dims = {HEADS, DIM, DIM};
+    double lambda[HEADS];
+    for (int h = 0; h < HEADS; h++)
+        lambda[h] = exp(-slopes[h]);
+    for (int64_t pos = 0; pos < TOKENS; pos += CHUNK) {
+        kn_linattn_seg seg = {.state = d->state, .pos = pos, .first = 0, .len = CHUNK};
+        draw_rows(d, r);
+        d->be->ops->linattn(d->be, d->o, ROW, d->q, ROW, d->k, ROW, d->v, ROW, &d->decay, &dims,
+                            &seg, 1);
+        oracle_rows(d, lambda);
+    }
+}
+
+static void check_drift(const char *isa) {
+    const kn_linattn_dims dims = {HEADS, DIM, DIM};
+    tnl_error err;
+    drift *d = calloc(1, sizeof *d);
+    assert_non_null(d);
+    if (kn_cpu_open(&d->be, 1, isa, &err) != TNL_OK) {
+        free(d);
+        return; /* not on this machine */
+    }
+    int B = d->be->block;
+    assert_int_equal(TOKENS % B, 0); /* so that S holds every token at the end */
+    d->pow = calloc(HEADS * ((size_t)B + 1), sizeof *d->pow);
+    d->fold = calloc(HEADS, sizeof *d->fold);
+    d->state = d->be->alloc(d->be, kn_linattn_state_floats(&dims, B) * sizeof(float));
+    assert_true(d->pow && d->fold && d->state);
+    kn_decay_fill(d->pow, d->fold, slopes, HEADS, B);
+    d->decay = (kn_decay){d->pow, d->fold};
+    prop_rng r = {prop_seed() + 9000};
+    run_drift(d, &r);
+    for (int h = 0; h < HEADS; h++) {
+        double s = state_error(d, h), o = output_error(d, h);
+        print_message("%s: slope %g: error of the state %.2g, of the last output %.2g\n", isa,
+                      slopes[h], s, o);
+        if (!(s < bounds[h]) || !(o < 2 * bounds[h]))
+            fail_msg("%s: slope %g drifts", isa, slopes[h]);
+    }
+    d->be->free(d->be, d->state);
+    kn_backend_close(d->be);
+    free(d->pow);
+    free(d->fold);
+    free(d);
+}
+
+static void test_state_drift(void **unused) {
+    (void)unused;
+    check_drift("ref");
+    check_drift("avx2");
+    check_drift("avx512");
+}
+
+/* The fold's decay is stored as a complement: what it stands for must be right to a float's
+ * precision of 1 - lambda, not of lambda. */
+static void test_fold_table(void **unused) {
+    (void)unused;
+    enum { B = 64 };
+    float pow[HEADS * (B + 1)], fold[HEADS];
+    kn_decay_fill(pow, fold, slopes, HEADS, B);
+    for (int h = 0; h < HEADS; h++) {
+        double want = expm1(-slopes[h] * B);
+        assert_true(fabs((double)fold[h] - want) <= 1e-7 * fabs(want));
+        for (int n = 0; n <= B; n++)
+            assert_true(fabs((double)pow[h * (B + 1) + n] - exp(-slopes[h] * n)) <= 6e-8);
+    }
+}
+
+/* x = 1 in every column gives cos and sin themselves. */
+static void check_lrpe(kn_backend *be, const char *isa) {
+    enum { H = 2, D = 7, N = 64 };
+    float x[H * D], y[2 * H * D], theta[H * D];
+    prop_rng r = {prop_seed() + 9500};
+    double worst = 0;
+    for (int i = 0; i < H * D; i++)
+        x[i] = 1.0f;
+    for (int n = 0; n < N; n++) {
+        const int64_t from[] = {0, 1000, 1000000, 16777217, 2147483648, 8589934592};
+        int64_t pos = from[n % 6] + prop_below(&r, 1 + from[n % 6] / 3);
+        for (int i = 0; i < H * D; i++)
+            theta[i] = (float)pow(10.0, -4.0 * prop_uniform(&r));
+        be->ops->lrpe(be, y, sizeof y / sizeof *y, x, sizeof x / sizeof *x, theta, &pos, 1, H, D);
+        for (int h = 0; h < H; h++)
+            for (int i = 0; i < D; i++) {
+                long double phase = (long double)theta[h * D + i] * (long double)pos;
+                /* one rounding of the product to double, one of the result to float */
+                double bound = 1.3e-7 + (double)phase * 0x1p-52;
+                double c = fabs((double)((long double)y[h * 2 * D + i] - cosl(phase)));
+                double s = fabs((double)((long double)y[h * 2 * D + D + i] - sinl(phase)));
+                worst = fmax(worst, fmax(c, s) / bound);
+                if (!(c <= bound) || !(s <= bound))
+                    fail_msg("%s: position %lld, theta %g: cos off by %g, sin by %g", isa,
+                             (long long)pos, (double)theta[h * D + i], c, s);
+            }
+    }
+    print_message("%s: LRPE at %.0f%% of its bound\n", isa, 100 * worst);
+}
+
+static void test_lrpe_far_out(void **unused) {
+    (void)unused;
+    const char *const isas[] = {"ref", "avx2", "avx512"};
+    for (int i = 0; i < 3; i++) {
+        kn_backend *be = NULL;
+        tnl_error err;
+        if (kn_cpu_open(&be, 1, isas[i], &err) == TNL_OK)
+            check_lrpe(be, isas[i]);
+        kn_backend_close(be);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fold_table),
+        cmocka_unit_test(test_state_drift),
+        cmocka_unit_test(test_lrpe_far_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
