@@ -1,0 +1,383 @@
+/* tnl serve: option rows, start, wait for a signal, drain, stop. Wiring only.
+ *
+ * The main thread blocks SIGTERM and SIGINT before any other thread exists and reads them from a
+ * descriptor; a loader thread opens the model while the server already answers /health. */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/base/log.h"
+#include "server/cli/cli.h"
+#include "server/http/fields.h"
+#include "server/http/guard.h"
+#include "server/http/http.h"
+
+typedef struct settings {
+    srv_settings http;
+    cli_model_opts model;
+    const char *config;
+    int64_t step_tokens, queue_seconds, drain_seconds;
+    int log_level, log_format;
+    bool fields;
+} settings;
+
+static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
+static const char *const format_names[] = {"text", "json", NULL};
+
+#define NAMED(name, env_name) .flag = name, .key = name, .env = "TNL_" env_name
+#define INTEGER(member, lo, hi, preset)                                                            \
+    .type = CLI_INT, .offset = offsetof(settings, member), .min = lo, .max = hi, .dflt = preset,   \
+    .arg = "N"
+#define TEXT(member, word) .type = CLI_STRING, .offset = offsetof(settings, member), .arg = word
+#define CHOICE(member, list, preset)                                                               \
+    .type = CLI_CHOICE, .offset = offsetof(settings, member), .choices = list, .dflt = preset
+#define DAY 86400
+
+/* clang-format off */
+static const cli_opt rows[] = {
+    {.help = "Where:"},
+    {NAMED("host", "HOST"), TEXT(http.host, "ADDRESS"), .dflt = "127.0.0.1",
+     .help = "address to listen on; one that other machines reach needs a key"},
+    {NAMED("port", "PORT"), INTEGER(http.port, 0, 65535, "8080"), .help = "port; 0 picks a free one"},
+    {.flag = "config", .env = "TNL_CONFIG", TEXT(config, "FILE.json"),
+     .help = "read settings from this JSON object; keys are the names of these options"},
+    {.help = "Model:"},
+    {NAMED("alias", "ALIAS"), TEXT(http.alias, "NAME"), .help = "model name to report; default: the folder's name"},
+    {NAMED("threads", "THREADS"), .letter = 't', INTEGER(model.threads, 0, 1024, "0"),
+     .help = "threads that compute; 0: one per processor"},
+    {NAMED("weights", "WEIGHTS"), CHOICE(model.weights, cli_weight_names, "auto"),
+     .help = "how matrices are kept in memory; auto: as stored"},
+    {NAMED("load", "LOAD"), CHOICE(model.load, cli_load_names, "map"),
+     .help = "map the weight files, or read a private copy"},
+    {.help = "Scheduling:"},
+    {NAMED("parallel", "PARALLEL"), INTEGER(http.parallel, 1, 1024, "16"), .help = "sequences that run at once"},
+    {NAMED("queue", "QUEUE"), INTEGER(http.queue, 0, 65536, "128"), .help = "requests that may wait beside them"},
+    {NAMED("step-tokens", "STEP_TOKENS"), INTEGER(step_tokens, 1, 65536, "256"),
+     .help = "tokens of one step, at least --parallel"},
+    {NAMED("max-prompt-tokens", "MAX_PROMPT_TOKENS"), INTEGER(http.max_prompt_tokens, 1, 2147483648.0, "4194304"),
+     .help = "longest prompt"},
+    {.help = "Limits:"},
+    {NAMED("max-body", "MAX_BODY"), INTEGER(http.max_body, 1024, 67108864, "4194304"), .help = "bytes of a request body"},
+    {NAMED("max-header", "MAX_HEADER"), INTEGER(http.max_header, 4096, 262144, "16384"),
+     .help = "bytes for a request header and its buffers"},
+    {NAMED("upload-budget", "UPLOAD_BUDGET"), INTEGER(http.upload_budget, 1048576, 1099511627776.0, "268435456"),
+     .help = "bytes of all bodies in flight together"},
+    {NAMED("connections", "CONNECTIONS"), INTEGER(http.connections, 2, 65536, "1024"), .help = "open connections"},
+    {NAMED("http-threads", "HTTP_THREADS"), INTEGER(http.http_threads, 1, 64, "2"),
+     .help = "threads that parse and stream"},
+    {.help = "Seconds:"},
+    {NAMED("idle-timeout", "IDLE_TIMEOUT"), INTEGER(http.idle_seconds, 1, DAY, "75"),
+     .help = "a connection may be silent between requests"},
+    {NAMED("header-seconds", "HEADER_SECONDS"), INTEGER(http.header_seconds, 1, DAY, "10"),
+     .help = "for a whole request header"},
+    {NAMED("body-seconds", "BODY_SECONDS"), INTEGER(http.body_seconds, 1, DAY, "30"),
+     .help = "for a request body, plus 1 per 64 KiB received"},
+    {NAMED("stall-seconds", "STALL_SECONDS"), INTEGER(http.stall_seconds, 1, DAY, "30"),
+     .help = "a client may leave its stream unread"},
+    {NAMED("queue-seconds", "QUEUE_SECONDS"), INTEGER(queue_seconds, 0, DAY, "60"),
+     .help = "a request may wait for a slot; 0: no limit"},
+    {NAMED("request-seconds", "REQUEST_SECONDS"), INTEGER(http.request_seconds, 0, 7 * DAY, "900"),
+     .help = "for a whole request, then it is cancelled; 0: no limit"},
+    {NAMED("drain-seconds", "DRAIN_SECONDS"), INTEGER(drain_seconds, 0, DAY, "30"),
+     .help = "running requests may go on after SIGTERM"},
+    {NAMED("ping-seconds", "PING_SECONDS"), INTEGER(http.ping_seconds, 0, DAY, "15"),
+     .help = "a stream may be silent before it is pinged; 0: no pings"},
+    {.help = "Access:"},
+    {NAMED("api-key-file", "API_KEY_FILE"), TEXT(http.api_key_file, "FILE"),
+     .help = "file with the API key, mode 0600; or set TNL_API_KEY"},
+    {NAMED("allowed-host", "ALLOWED_HOST"), TEXT(http.allowed_host, "NAMES"),
+     .help = "further names accepted in Host, comma-separated; *: any"},
+    {NAMED("insecure-no-auth", "INSECURE_NO_AUTH"), .type = CLI_BOOL,
+     .offset = offsetof(settings, http.insecure_no_auth), .dflt = "false",
+     .help = "allow an address that other machines reach without a key"},
+    {.help = "Logging:"},
+    {NAMED("log-level", "LOG_LEVEL"), CHOICE(log_level, level_names, "info"), .help = "least important line"},
+    {NAMED("log-format", "LOG_FORMAT"), CHOICE(log_format, format_names, "text"), .help = "form of a line"},
+    {.flag = "fields", .type = CLI_BOOL, .offset = offsetof(settings, fields),
+     .help = "print the fields of POST /generate as JSON, and exit"},
+};
+/* clang-format on */
+
+static const cli_spec spec = {
+    .name = "tnl serve",
+    .args = "MODEL_DIR",
+    .about = "Serve a model over HTTP. Every option but --fields is also a TNL_* variable and, but "
+             "for --config,\na key of the config file; a flag wins over the environment, that over "
+             "the file.",
+    .rows = rows,
+    .n_rows = sizeof rows / sizeof rows[0],
+    .min_args = 0,
+    .max_args = 1,
+    .examples = "  tnl serve configs/tales\n"
+                "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
+                "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
+    .notes = "Routes: POST /generate /tokenize /detokenize; GET /health /ready /v1/models "
+             "/metrics.\nSIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one "
+             "exits at once (1).\n",
+};
+
+/* ---- the loader ---- */
+
+typedef struct loader {
+    const settings *set;
+    const char *dir;
+    srv_server *srv;
+    int done_fd; /* eventfd: written when the thread is through */
+    mdl_model *model;
+    const tok_model *tokenizer;
+    eng_engine *engine;
+    double seconds;
+    tnl_status status;
+    tnl_error err;
+} loader;
+
+static double now_seconds(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static tnl_status open_model(loader *l) {
+    const cli_model_opts *o = &l->set->model;
+    mdl_open_params p = {.dir = l->dir, .weights = (mdl_weight_mode)o->weights,
+                         .load = (mdl_load_mode)o->load, .threads = (int)o->threads,
+                         .progress = srv_progress, .progress_ctx = l->srv};
+    return mdl_open(&l->model, &p, &l->err);
+}
+
+/* A folder without a tokenizer is served with token ids only. */
+static tnl_status open_tokenizer(loader *l) {
+    tnl_status s = cli_open_tokenizer(&l->tokenizer, l->dir, l->model, &l->err);
+    if (s != TNL_E_NO_INPUT && s != TNL_E_UNSUPPORTED)
+        return s;
+    tnl_log(TNL_LOG_WARN, "%s; text is refused, prompts must be token ids", l->err.msg);
+    return TNL_OK;
+}
+
+static tnl_status open_engine(loader *l) {
+    eng_open_params p;
+    eng_open_params_default(&p);
+    p.model = l->model;
+    p.tokenizer = l->tokenizer;
+    p.parallel = (int)l->set->http.parallel;
+    p.queue = (int)l->set->http.queue;
+    p.step_tokens = l->set->step_tokens;
+    p.max_prompt_tokens = l->set->http.max_prompt_tokens;
+    p.queue_timeout_s = (double)l->set->queue_seconds;
+    return eng_open(&l->engine, &p, &l->err);
+}
+
+static void *load(void *arg) {
+    loader *l = arg;
+    double start = now_seconds();
+    l->status = open_model(l);
+    if (l->status == TNL_OK) {
+        srv_guard_watch(mdl_model_tensors(l->model));
+        l->status = open_tokenizer(l);
+    }
+    if (l->status == TNL_OK)
+        l->status = open_engine(l);
+    l->seconds = now_seconds() - start;
+    uint64_t one = 1;
+    if (write(l->done_fd, &one, sizeof one) < 0)
+        abort(); /* cannot happen: the counter is zero */
+    return NULL;
+}
+
+static void unload(loader *l) {
+    eng_close(l->engine);
+    cli_close_tokenizer(l->tokenizer);
+    srv_guard_watch(NULL);
+    mdl_close(l->model);
+}
+
+/* ---- signals ---- */
+
+static int open_signals(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* True: a signal arrived within timeout_ms (-1: no limit) before `other` (-1: none) was ready. */
+static bool wait_signal(int sig_fd, int other, int timeout_ms) {
+    struct pollfd fds[2] = {{.fd = sig_fd, .events = POLLIN}, {.fd = other, .events = POLLIN}};
+    struct signalfd_siginfo info;
+    for (;;) {
+        int n = poll(fds, 2, timeout_ms);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (fds[0].revents && read(sig_fd, &info, sizeof info) == (ssize_t)sizeof info)
+            return true;
+        return false;
+    }
+}
+
+/* ---- the run ---- */
+
+static void raise_file_limit(int64_t connections) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return;
+    rlim_t want = (rlim_t)connections + 64;
+    if (r.rlim_cur < want) {
+        r.rlim_cur = r.rlim_max < want ? r.rlim_max : want;
+        if (setrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur < want)
+            tnl_log(TNL_LOG_WARN, "only %llu open files are allowed; --connections %lld may not "
+                                  "be reached",
+                    (unsigned long long)r.rlim_cur, (long long)connections);
+    }
+}
+
+static void log_sources(const cli_args *a) {
+    static const char *const names[] = {"default", "config file", "environment", "flag"};
+    for (int i = 0; i < spec.n_rows; i++)
+        if (rows[i].flag)
+            tnl_log(TNL_LOG_DEBUG, "setting %s comes from: %s", rows[i].flag, names[a->source[i]]);
+}
+
+static void print_ready(const settings *s, const loader *l) {
+    const char *host = strcmp(s->http.host, "0.0.0.0") == 0 ? "127.0.0.1" : s->http.host;
+    const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
+    tnl_log(TNL_LOG_INFO, "ready after %.1f s: %s, %lld slots, %lld waiting places", l->seconds,
+            s->http.alias, (long long)s->http.parallel, (long long)s->http.queue);
+    printf("tnl serves %s. Try:\n  curl -N http://%s%s%s:%d/generate%s -d '{\"prompt\": %s, "
+           "\"max_tokens\": 64}'\n",
+           s->http.alias, open, host, close, srv_port(l->srv),
+           s->http.api_key_file ? " -H 'Authorization: Bearer KEY'" : "",
+           l->tokenizer ? "\"Once upon a time\"" : "[1, 2, 3]");
+    fflush(stdout);
+}
+
+/* Stop accepting, let requests finish, then end what is left. A second signal ends the process. */
+static void drain(const settings *s, loader *l, int sig_fd) {
+    double end = now_seconds() + (double)s->drain_seconds;
+    bool cancelled = false;
+    tnl_log(TNL_LOG_INFO, "stopping: no new requests, %lld s for those that run",
+            (long long)s->drain_seconds);
+    srv_drain(l->srv);
+    eng_drain(l->engine);
+    while (!srv_quiet(l->srv)) {
+        if (wait_signal(sig_fd, -1, 20)) {
+            tnl_log(TNL_LOG_WARN, "second signal: exit at once");
+            _exit(1);
+        }
+        if (now_seconds() < end)
+            continue;
+        if (cancelled)
+            break;
+        tnl_log(TNL_LOG_WARN, "drain time is over: cancelling what still runs");
+        srv_cancel_all(l->srv);
+        cancelled = true;
+        end = now_seconds() + 2.0; /* for the final events to go out */
+    }
+}
+
+static int serve(const settings *s, const char *dir) {
+    loader l = {.set = s, .dir = dir, .done_fd = -1};
+    pthread_t thread;
+    int sig_fd = open_signals(), code;
+    l.done_fd = eventfd(0, EFD_CLOEXEC);
+    if (sig_fd < 0 || l.done_fd < 0) {
+        tnl_fail(&l.err, TNL_E_IO, "signalfd: %s", strerror(errno));
+        return cli_report(&spec, TNL_E_IO, &l.err);
+    }
+    srv_guard_install();
+    raise_file_limit(s->http.connections);
+    l.status = srv_open(&l.srv, &s->http, &l.err);
+    if (l.status != TNL_OK)
+        return cli_report(&spec, l.status, &l.err);
+    tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host, srv_port(l.srv),
+            dir);
+    if (pthread_create(&thread, NULL, load, &l) != 0) {
+        tnl_fail(&l.err, TNL_E_NOMEM, "cannot start the loader thread");
+        return cli_report(&spec, TNL_E_NOMEM, &l.err);
+    }
+    if (wait_signal(sig_fd, l.done_fd, -1)) {
+        tnl_log(TNL_LOG_INFO, "stopped while loading");
+        srv_close(l.srv);
+        _exit(0); /* the loader cannot be interrupted */
+    }
+    pthread_join(thread, NULL);
+    code = 0;
+    if (l.status == TNL_OK) {
+        srv_backend b = {l.engine, l.model, l.tokenizer, l.seconds};
+        srv_ready(l.srv, &b);
+        print_ready(s, &l);
+        wait_signal(sig_fd, -1, -1);
+        drain(s, &l, sig_fd);
+    } else {
+        code = cli_report(&spec, l.status, &l.err);
+    }
+    srv_close(l.srv);
+    unload(&l);
+    close(sig_fd);
+    close(l.done_fd);
+    if (code == 0)
+        tnl_log(TNL_LOG_INFO, "stopped");
+    return code;
+}
+
+/* The last part of a path, slashes at the end ignored. */
+static void folder_name(char *out, size_t cap, const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    snprintf(out, cap, "%.*s", (int)(end - start), path + start);
+}
+
+static int print_fields(void) {
+    srv_buf b = {0};
+    srv_fields_json(&b);
+    fwrite(b.data, 1, b.len, stdout);
+    srv_buf_free(&b);
+    return 0;
+}
+
+static int checked_serve(settings *s, const cli_args *a) {
+    tnl_error err;
+    char alias[256];
+    if (s->fields)
+        return print_fields();
+    if (a->n != 1) {
+        tnl_fail(&err, TNL_E_USAGE, "no model folder given");
+        return cli_report(&spec, TNL_E_USAGE, &err);
+    }
+    if (s->step_tokens < s->http.parallel) {
+        tnl_fail(&err, TNL_E_USAGE, "--step-tokens %lld is below --parallel %lld",
+                 (long long)s->step_tokens, (long long)s->http.parallel);
+        return cli_report(&spec, TNL_E_USAGE, &err);
+    }
+    folder_name(alias, sizeof alias, a->v[0]);
+    if (!s->http.alias)
+        s->http.alias = alias;
+    s->http.weights = cli_weight_names[s->model.weights];
+    tnl_log_setup((tnl_log_level)s->log_level, s->log_format == 1);
+    log_sources(a);
+    return serve(s, a->v[0]);
+}
+
+int cli_serve(int argc, char **argv) {
+    settings s = {0};
+    cli_args a = {0};
+    int code;
+    if (cli_begin(&a, &spec, &s, argc, argv, &code))
+        code = checked_serve(&s, &a);
+    cli_args_clear(&a);
+    return code;
+}

@@ -1,0 +1,38 @@
+/* The SIGBUS handler. File-scope state is unavoidable here: a handler gets no argument. */
+#include "server/http/guard.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+static _Atomic(const mdl_tensors *) guarded;
+
+static void say(const char *text) {
+    if (write(STDERR_FILENO, text, strlen(text)) < 0)
+        return;
+}
+
+/* Async-signal-safe calls only. */
+static void on_sigbus(int sig, siginfo_t *info, void *context) {
+    (void)sig, (void)context;
+    const mdl_tensors *t = atomic_load(&guarded);
+    const char *file = t ? mdl_tensors_file_of(t, info->si_addr) : NULL;
+    say("tnl: a mapped file was cut or could not be read while in use: ");
+    say(file ? file : t ? "(none of the weight files)" : "(a weight file, while loading)");
+    say("\n");
+    _exit(74);
+}
+
+void srv_guard_install(void) {
+    struct sigaction sa;
+    memset(&sa, 0, sizeof sa);
+    sa.sa_sigaction = on_sigbus;
+    sa.sa_flags = SA_SIGINFO;
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGBUS, &sa, NULL);
+}
+
+void srv_guard_watch(const mdl_tensors *t) {
+    atomic_store(&guarded, t);
+}

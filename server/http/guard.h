@@ -1,0 +1,13 @@
+/* A weight file that shrinks or fails under its map raises SIGBUS. The guard turns that into one
+ * line with the file's name and exit code 74. */
+#ifndef TNL_HTTP_GUARD_H
+#define TNL_HTTP_GUARD_H
+
+#include "model/tensors.h"
+
+/* Install the handler; before there is a directory to ask, the line names no file. */
+void srv_guard_install(void);
+/* The directory to ask from now on; NULL: none. */
+void srv_guard_watch(const mdl_tensors *t);
+
+#endif

@@ -1,0 +1,43 @@
+/* The HTTP server: a libmicrohttpd daemon, a watcher thread and two workers in front of an engine.
+ *
+ * It listens from srv_open on, before there is a model: /health then says "loading". srv_ready
+ * hands over what was loaded; everything handed over must outlive srv_close. All functions here are
+ * for the thread that opened the server, except srv_progress, which any thread may call. */
+#ifndef TNL_HTTP_HTTP_H
+#define TNL_HTTP_HTTP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+#include "server/engine/engine.h"
+#include "server/http/settings.h"
+
+typedef struct srv_server srv_server;
+
+typedef struct srv_backend {
+    eng_engine *engine;
+    const mdl_model *model;
+    const tok_model *tokenizer; /* NULL: token ids only */
+    double load_seconds;
+} srv_backend;
+
+/* Bind, listen, start threads. `s` is borrowed and must outlive the server. */
+tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err);
+int srv_port(const srv_server *srv);
+
+void srv_progress(void *srv, uint64_t done, uint64_t total); /* an mdl_progress_fn */
+void srv_ready(srv_server *srv, const srv_backend *backend);
+
+/* Stop accepting: the listening socket is closed, new requests on open connections are refused,
+ * what runs goes on. */
+void srv_drain(srv_server *srv);
+bool srv_quiet(srv_server *srv); /* no request in flight */
+
+/* End what still runs: each gets its final event. */
+void srv_cancel_all(srv_server *srv);
+
+/* Close all connections and free everything. NULL allowed. Call before eng_close. */
+void srv_close(srv_server *srv);
+
+#endif

@@ -1,0 +1,29 @@
+/* Bodies in: strict check, then cJSON, then the field table. Nothing else reads request JSON.
+ *
+ * Arrays of token ids never reach cJSON (a node costs 80 bytes): token_ids.c takes them out of the
+ * text first. All functions are pure; any thread. */
+#ifndef TNL_HTTP_JSON_IN_H
+#define TNL_HTTP_JSON_IN_H
+
+#include "server/http/errors.h"
+#include "server/http/fields.h"
+
+/* Bounds a body is held to besides the table. */
+typedef struct srv_in_limits {
+    int64_t vocab; /* ids are 0..vocab-1 */
+    int64_t max_prompt_tokens;
+} srv_in_limits;
+
+/* Parse the body of POST /generate. `body` is modified. On false *p says why and *out is clear. */
+bool srv_gen_parse(srv_gen *out, char *body, size_t n, const srv_in_limits *limits,
+                   srv_problem *p);
+void srv_gen_clear(srv_gen *g); /* NULL allowed */
+
+/* {"text": ...} of POST /tokenize; *text is malloc'd and NUL-terminated. */
+bool srv_text_parse(char **text, size_t *text_len, char *body, size_t n, srv_problem *p);
+
+/* {"tokens": [...]} of POST /detokenize; *ids is malloc'd. */
+bool srv_tokens_parse(int32_t **ids, size_t *n_ids, char *body, size_t n,
+                      const srv_in_limits *limits, srv_problem *p);
+
+#endif

@@ -1,0 +1,101 @@
+/* Answers: headers that every one carries, refusals as JSON, and the one refusal that goes past
+ * libmicrohttpd. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "server/http/server.h"
+
+void srv_reply_body(srv_req *req, int status, const char *type, srv_buf *body) {
+    srv_reply *r = &req->reply;
+    if (body->failed) {
+        srv_buf_free(body);
+        srv_buf_puts(body, "{\"error\":{\"message\":\"Memory is short.\",\"type\":\"server_error\","
+                           "\"param\":null,\"code\":\"out_of_memory\"}}");
+        status = 500;
+        type = SRV_JSON;
+    }
+    srv_buf_free(&r->body);
+    r->body = *body;
+    memset(body, 0, sizeof *body);
+    r->status = status;
+    r->type = type;
+    r->ready = true;
+}
+
+void srv_reply_problem(srv_req *req, const srv_problem *p) {
+    srv_buf b = {0};
+    srv_buf_puts(&b, "{\"error\":");
+    srv_err_object(&b, p);
+    srv_buf_puts(&b, "}\n");
+    srv_reply_body(req, srv_err_status(p->err), SRV_JSON, &b);
+    if (req->reply.status == 503)
+        req->reply.retry_after = srv_retry_after(req->srv);
+}
+
+static void add(struct MHD_Response *m, const char *name, const char *value) {
+    MHD_add_response_header(m, name, value); /* fails for want of memory only: one header less */
+}
+
+static void add_headers(const srv_req *req, struct MHD_Response *m) {
+    const srv_reply *r = &req->reply;
+    char number[16];
+    add(m, "Content-Type", r->type);
+    add(m, "Cache-Control", r->stream ? "no-cache, no-store" : "no-store");
+    add(m, "X-Content-Type-Options", "nosniff");
+    add(m, "X-Request-Id", req->id);
+    if (r->stream)
+        add(m, "X-Accel-Buffering", "no");
+    if (r->allow)
+        add(m, "Allow", r->allow);
+    if (r->status == 401)
+        add(m, "WWW-Authenticate", "Bearer");
+    if (r->retry_after) {
+        snprintf(number, sizeof number, "%d", r->retry_after);
+        add(m, "Retry-After", number);
+    }
+    if (r->close || atomic_load(&req->srv->draining))
+        add(m, "Connection", "close");
+}
+
+enum MHD_Result srv_reply_send(srv_req *req, struct MHD_Response *m) {
+    if (!m)
+        return MHD_NO;
+    add_headers(req, m);
+    enum MHD_Result ok = MHD_queue_response(req->mhd, (unsigned)req->reply.status, m);
+    MHD_destroy_response(m);
+    return ok;
+}
+
+enum MHD_Result srv_reply_queue(srv_req *req) {
+    srv_reply *r = &req->reply;
+    if (r->stream)
+        return srv_stream_begin(req);
+    srv_watch_phase(req->srv, req->conn, SRV_PH_REPLY, 0);
+    req->bytes_out = (int64_t)r->body.len;
+    /* libmicrohttpd owns the memory from here on. */
+    struct MHD_Response *m =
+        MHD_create_response_from_buffer(r->body.len, r->body.data, MHD_RESPMEM_MUST_FREE);
+    if (m)
+        memset(&r->body, 0, sizeof r->body);
+    return srv_reply_send(req, m);
+}
+
+void srv_reply_raw(const srv_req *req, int fd, srv_err e) {
+    srv_problem p;
+    srv_buf body = {0}, all = {0};
+    srv_refuse(&p, e, NULL);
+    srv_buf_puts(&body, "{\"error\":");
+    srv_err_object(&body, &p);
+    srv_buf_puts(&body, "}\n");
+    srv_buf_printf(&all, "HTTP/1.1 %d Refused\r\nContent-Type: " SRV_JSON "\r\n"
+                         "Content-Length: %zu\r\nConnection: close\r\nX-Request-Id: ",
+                   srv_err_status(e), body.len);
+    srv_buf_puts(&all, req->id);
+    srv_buf_puts(&all, "\r\n\r\n");
+    srv_buf_put(&all, body.data, body.len);
+    if (!all.failed && send(fd, all.data, all.len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+        shutdown(fd, SHUT_WR);
+    srv_buf_free(&body);
+    srv_buf_free(&all);
+}

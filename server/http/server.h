@@ -1,0 +1,270 @@
+/* Inside of the HTTP side: the server, a connection, a request. Private to server/http.
+ *
+ * Threads and locks. libmicrohttpd's polling threads run every callback of a connection, one at a
+ * time. Three others touch a request: the engine (wake), a worker (parsing and tokenising a large
+ * body) and the watcher (peer gone, deadlines, pings). They all do so in one way: srv_req_wake sets
+ * `woken` under the request's lock and resumes the connection if it is suspended; the polling
+ * thread looks at `woken` under the same lock before it suspends. So no wake is lost.
+ *
+ * Lock order: watch lock, then a request's lock, then libmicrohttpd's own. The engine is never
+ * called with a request's lock held, because it may call srv_req_wake under a lock of its own. */
+#ifndef TNL_HTTP_SERVER_H
+#define TNL_HTTP_SERVER_H
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "server/http/access.h"
+#include "server/http/errors.h"
+#include "server/http/fields.h"
+#include "server/http/http.h"
+#include "server/http/json_out.h"
+
+typedef struct srv_req srv_req;
+typedef struct srv_route srv_route;
+
+enum {
+    SRV_ID_MAX = 128,        /* bytes of a request id */
+    SRV_INLINE_BYTES = 16384, /* larger bodies are handled by a worker */
+    SRV_MAX_HEADERS = 64,
+    SRV_STREAM_CHUNK = 16384, /* events are encoded until this much waits to be sent */
+};
+
+typedef enum srv_state { SRV_LOADING, SRV_READY, SRV_DRAINING } srv_state;
+
+/* Where a connection stands, for deadlines and watching. */
+typedef enum srv_phase {
+    SRV_PH_HEADER, /* waiting for a whole request header */
+    SRV_PH_BODY,
+    SRV_PH_WORK,  /* worker or engine: the socket is watched for the peer leaving */
+    SRV_PH_REPLY, /* a finished answer is going out */
+    SRV_PH_IDLE,  /* between two requests */
+} srv_phase;
+
+/* One TCP connection; guarded by the watch lock. */
+typedef struct srv_conn {
+    struct srv_conn *prev, *next;
+    int fd;
+    uint64_t serial; /* tells a reused descriptor from the old one */
+    srv_phase phase;
+    int64_t deadline_ms; /* monotonic; 0: none */
+    bool closing;        /* shut down; waits for libmicrohttpd to notice */
+    srv_req *req;        /* NULL between requests */
+} srv_conn;
+
+typedef struct srv_watch {
+    pthread_mutex_t lock;
+    pthread_t thread;
+    bool started;
+    int wake_fd; /* eventfd */
+    atomic_bool stop;
+    srv_conn *first;
+    int count;
+    uint64_t next_serial;
+} srv_watch;
+
+typedef struct srv_job {
+    struct srv_job *next;
+    srv_req *req;
+} srv_job;
+
+enum { SRV_WORKERS = 2 };
+
+typedef struct srv_workers {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    pthread_t thread[SRV_WORKERS];
+    int n;
+    bool stop;
+    srv_job *first, **last;
+} srv_workers;
+
+/* Status codes that are counted one by one; others fall into the last row. */
+#define SRV_COUNTED_CODES                                                                          \
+    {200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 431, 499, 500, 503, 0}
+enum { SRV_N_CODES = 15, SRV_MAX_ROUTES = 12 };
+
+struct srv_server {
+    const srv_settings *set;
+    srv_access access;
+    struct MHD_Daemon *daemon;
+    int listen_fd;
+    int port;
+    int64_t start_time; /* wall clock, seconds */
+    atomic_int state;   /* srv_state; READY publishes `backend` */
+    atomic_bool draining;
+    atomic_bool stopping; /* nothing may suspend any more */
+    srv_backend backend;
+    atomic_uint_least64_t load_done, load_total;
+    srv_watch watch;
+    srv_workers workers;
+    atomic_int_least64_t upload_bytes; /* reserved by bodies */
+    atomic_int active;                 /* requests between their first line and their end */
+    atomic_int suspended;
+    atomic_uint_least64_t rejected; /* queue full, seen before the engine was asked */
+    atomic_uint_least64_t counts[SRV_MAX_ROUTES + 1][SRV_N_CODES]; /* last row: no route */
+};
+
+/* An answer in the making. */
+typedef struct srv_reply {
+    bool ready;
+    bool stream; /* body is pulled by srv_stream_pull */
+    bool close;
+    int status;
+    int retry_after;   /* seconds, 0: no header */
+    const char *allow; /* for 405 */
+    const char *type;  /* content type */
+    srv_buf body;
+} srv_reply;
+
+struct srv_req {
+    srv_server *srv;
+    srv_conn *conn;
+    struct MHD_Connection *mhd;
+    atomic_int refs; /* the connection, and a worker while it has the job */
+    _Atomic(eng_request *) er;
+
+    pthread_mutex_t lock; /* guards the next six */
+    bool woken;
+    bool suspended;
+    bool gone;     /* the peer left or the server stops: close, do not answer */
+    bool detached; /* the connection has let go */
+    bool ping_due;
+    bool work_done; /* the worker has finished */
+
+    atomic_int_least64_t last_pull_ms; /* stream: libmicrohttpd last asked for bytes */
+    atomic_int_least64_t last_out_ms;  /* stream: bytes last went out */
+    atomic_bool streaming;
+
+    /* the connection's thread only, except while a worker has the job */
+    const srv_route *route; /* NULL until matched */
+    char id[SRV_ID_MAX + 1];
+    char method[16];
+    char path[257]; /* escaped, for the log */
+    bool bad_uri, started, refused, dispatched, ran, working, sse;
+    int64_t begin_ms, body_begin_ms, whole_deadline_ms;
+    srv_buf body;
+    int64_t reserved; /* share of srv->upload_bytes */
+    srv_gen gen;
+    srv_reply reply;
+
+    /* generation */
+    srv_buf out; /* stream: encoded, waiting to be sent from out_at on; else "tokens" so far */
+    size_t out_at;
+    srv_buf text; /* not streaming: the completion so far */
+    bool finished;
+    eng_finish finish;
+    int64_t prompt_tokens, completion_tokens;
+    double queue_ms, prefill_ms, decode_ms;
+    int64_t bytes_out;
+};
+
+int64_t srv_now_ms(void); /* monotonic */
+
+/* ---- conn.c: a request's life ---- */
+
+void *srv_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
+enum MHD_Result srv_on_request(void *cls, struct MHD_Connection *mhd, const char *url,
+                               const char *method, const char *version, const char *upload,
+                               size_t *upload_size, void **con_cls);
+void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
+                      enum MHD_RequestTerminationCode how);
+void srv_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
+                       enum MHD_ConnectionNotificationCode what);
+
+/* Let the connection's thread look again. Any thread that holds a reference or the watch lock. */
+void srv_req_wake(srv_req *req);
+void srv_wake_cb(void *req); /* the same as an eng_wake_fn */
+/* End the request without an answer: cancels its generation, closes its connection. */
+void srv_req_abandon(srv_req *req);
+/* Suspend unless somebody has woken the request since `woken` was last cleared; false: look again.
+ * The connection's thread only. */
+bool srv_req_park(srv_req *req);
+void srv_req_unref(srv_req *req);
+
+/* ---- frame.c ---- */
+
+/* Checks that need no body: framing, Host, key, route, type, length. False: *p says why. */
+bool srv_frame_check(srv_req *req, const char *url, const char *method, const char *version,
+                     srv_problem *p);
+
+/* ---- reply.c ---- */
+
+void srv_reply_problem(srv_req *req, const srv_problem *p);
+/* Takes the buffer's memory. */
+void srv_reply_body(srv_req *req, int status, const char *type, srv_buf *body);
+enum MHD_Result srv_reply_queue(srv_req *req);
+/* Queue a response with the headers of req->reply; consumes m (NULL: fails). */
+enum MHD_Result srv_reply_send(srv_req *req, struct MHD_Response *m);
+/* A whole refusal written past libmicrohttpd, when it cannot answer: nothing of an answer has been
+ * sent yet and the connection ends with it. */
+void srv_reply_raw(const srv_req *req, int fd, srv_err e);
+
+#define SRV_JSON "application/json; charset=utf-8"
+
+/* ---- stream.c ---- */
+
+enum MHD_Result srv_stream_begin(srv_req *req);
+
+/* ---- watch.c ---- */
+
+tnl_status srv_watch_open(srv_server *srv, tnl_error *err);
+void srv_watch_close(srv_server *srv);
+void srv_watch_poke(srv_server *srv);
+/* Move a connection to a phase; deadline_ms 0: none. */
+void srv_watch_phase(srv_server *srv, srv_conn *c, srv_phase phase, int64_t deadline_ms);
+
+/* ---- worker.c ---- */
+
+tnl_status srv_workers_open(srv_workers *w, tnl_error *err);
+void srv_workers_close(srv_workers *w); /* finishes what is queued */
+/* Run req->route->run on a worker, then wake the request. False: out of memory. */
+bool srv_workers_post(srv_workers *w, srv_req *req);
+
+/* ---- routes.c ---- */
+
+enum { SRV_GET = 1, SRV_POST = 2 };
+
+struct srv_route {
+    const char *path;
+    int methods;
+    bool open;  /* answers without a key */
+    bool early; /* answers while the model is loading */
+    bool heavy; /* large bodies go to a worker */
+    bool (*admit)(srv_req *req, srv_problem *p); /* cheap refusals before any work; or NULL */
+    void (*run)(srv_req *req);                   /* fills req->reply or starts a generation */
+};
+
+extern const srv_route srv_routes[];
+extern const int srv_route_count;
+
+const srv_route *srv_route_find(const char *path);
+void srv_count(srv_server *srv, const srv_route *route, int status);
+
+/* ---- api_*.c ---- */
+
+bool srv_has_room(srv_server *srv); /* one more request fits the queue */
+bool srv_generate_admit(srv_req *req, srv_problem *p);
+void srv_generate_run(srv_req *req);
+/* A generation was started: begin its stream, or gather its tokens; fills req->reply when there is
+ * something to answer. */
+void srv_generate_continue(srv_req *req);
+int srv_retry_after(srv_server *srv);
+
+void srv_health_run(srv_req *req);
+void srv_ready_run(srv_req *req);
+void srv_models_run(srv_req *req);
+void srv_metrics_run(srv_req *req);
+void srv_tokenize_run(srv_req *req);
+void srv_detokenize_run(srv_req *req);
+
+/* gen_out.c: the JSON objects of a generation */
+void srv_gen_token(srv_buf *b, const srv_req *req, const eng_event *ev);   /* {"id":..} */
+void srv_gen_summary(srv_buf *b, const srv_req *req, const eng_event *ev); /* "finish_reason":.. */
+void srv_gen_note_done(srv_req *req, const eng_event *ev); /* keep figures for the log */
+srv_err srv_gen_error(tnl_status s);
+
+#endif

@@ -1,0 +1,34 @@
+/* Settings of the HTTP side, as plain data. The rows that fill it (flags, TNL_* variables, config
+ * keys, ranges, defaults, help) are in server/cli/serve_options.c. Immutable after start; any
+ * thread. */
+#ifndef TNL_HTTP_SETTINGS_H
+#define TNL_HTTP_SETTINGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct srv_settings {
+    const char *host;
+    int64_t port;          /* 0: a free one */
+    const char *alias;     /* model name to report */
+    const char *weights;   /* for /v1/models: "auto", "f32", "bf16" */
+    int64_t parallel;      /* slots, to estimate Retry-After */
+    int64_t queue;         /* requests that may wait */
+    int64_t max_prompt_tokens;
+    int64_t max_body;      /* bytes */
+    int64_t max_header;    /* bytes of memory per connection for header and buffers */
+    int64_t upload_budget; /* bytes of all bodies together */
+    int64_t connections;
+    int64_t http_threads;
+    int64_t idle_seconds;
+    int64_t header_seconds;
+    int64_t body_seconds;
+    int64_t stall_seconds;
+    int64_t request_seconds; /* 0: no limit */
+    int64_t ping_seconds;    /* 0: off */
+    const char *api_key_file; /* NULL: none */
+    const char *allowed_host; /* comma-separated, NULL: none */
+    bool insecure_no_auth;
+} srv_settings;
+
+#endif
