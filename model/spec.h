@@ -41,6 +41,7 @@ typedef struct mdl_spec {
     float embed_scale;  /* sqrt(C) or 1 */
     bool bias;          /* every projection but the head has one */
     bool tied;          /* the head is the embedding */
+    bool tie_stated;    /* config.json says so itself; absent means tied too */
     bool add_bos;       /* of config.json, overridden by tokenizer_config.json */
     bool add_eos;
     int32_t bos_id, eos_id, pad_id; /* -1: none */

@@ -17,8 +17,9 @@ typedef struct binder {
     const mdl_tensors *t;
     mdl_weight_mode mode;
     bool *used;      /* [tensors] */
-    bool warned;     /* about torch_dtype */
-    bool head_bound; /* the file has a head and we take it */
+    bool head_bound;   /* the file has a head and we take it */
+    bool head_ignored; /* the file has one that differs, and we do not */
+    const mdl_tensor_view *other; /* a matrix whose dtype is not torch_dtype; NULL: none */
     mdl_progress_fn progress;
     void *progress_ctx;
     uint64_t done, total;
@@ -80,41 +81,54 @@ static tnl_status check_role(void *ctx, const mdl_role_row *row, int layer) {
     binder *b = ctx;
     const mdl_tensor_view *v;
     TNL_TRY(find_role(b, row, layer, &v));
-    if (!v) {
-        tnl_log(TNL_LOG_WARN, "%s: lm_head.weight is missing, the embedding is used", files_label(b->t));
+    if (!v)
         return TNL_OK;
-    }
     if (row->role == MDL_R_HEAD)
         b->head_bound = true;
-    if (b->spec->has_torch_dtype && v->dtype != b->spec->torch_dtype && row->matrix && !b->warned) {
-        b->warned = true;
-        tnl_log(TNL_LOG_WARN, "%s: tensor \"%s\" is %s, but torch_dtype says %s: the tensor wins",
-                v->file, v->name, kn_dtypes[v->dtype].name, kn_dtypes[b->spec->torch_dtype].name);
-    }
+    if (b->spec->has_torch_dtype && v->dtype != b->spec->torch_dtype && row->matrix && !b->other)
+        b->other = v;
     b->total += v->bytes;
     return TNL_OK;
 }
 
-/* A tied model may still carry a head: it is the embedding again, or it is not used. */
-static void check_tied_head(binder *b) {
+/* A tied model may still carry a head: normally the embedding again. One that differs is not used,
+ * as in the published code, unless config.json itself says tied: then the folder contradicts
+ * itself. */
+static tnl_status check_tied_head(binder *b) {
     const mdl_tensor_view *head = mdl_tensors_find(b->t, "lm_head.weight");
     const mdl_tensor_view *embed = mdl_tensors_find(b->t, "model.embed_tokens.weight");
     if (!head || !b->spec->tied || !embed)
-        return;
+        return TNL_OK;
     b->used[head - mdl_tensors_at(b->t, 0)] = true;
-    bool same = head->dtype == embed->dtype && head->bytes == embed->bytes &&
-                (head->data == embed->data || memcmp(head->data, embed->data, head->bytes) == 0);
-    if (!same)
-        tnl_log(TNL_LOG_WARN,
-                "%s: lm_head.weight differs from the embedding, but tie_word_embeddings is true or "
-                "absent: the embedding is used",
-                head->file);
+    b->head_ignored = head->dtype != embed->dtype || head->bytes != embed->bytes ||
+                      (head->data != embed->data && memcmp(head->data, embed->data, head->bytes) != 0);
+    if (b->head_ignored && b->spec->tie_stated)
+        return tnl_fail(b->err, TNL_E_DATA,
+                        "%s: tensor \"lm_head.weight\": found other values than in the embedding, "
+                        "expected the same since tie_word_embeddings is true",
+                        head->file);
+    return TNL_OK;
 }
 
 static bool ignorable(const char *name) {
     static const char tail[] = "decoder.version";
     size_t n = strlen(name), t = sizeof tail - 1;
     return n >= t && strcmp(name + n - t, tail) == 0;
+}
+
+/* After success only: a refusal is one line. */
+static void report(const binder *b) {
+    if (b->head_ignored)
+        tnl_log(TNL_LOG_WARN,
+                "lm_head.weight differs from the embedding, but tie_word_embeddings is absent: the "
+                "embedding is used");
+    if (!b->spec->tied && !b->head_bound)
+        tnl_log(TNL_LOG_WARN, "%s: lm_head.weight is missing, the embedding is used",
+                files_label(b->t));
+    if (b->other)
+        tnl_log(TNL_LOG_WARN, "%s: tensor \"%s\" is %s, but torch_dtype says %s: the tensor wins",
+                b->other->file, b->other->name, kn_dtypes[b->other->dtype].name,
+                kn_dtypes[b->spec->torch_dtype].name);
 }
 
 static void report_extra(const binder *b) {
@@ -261,12 +275,13 @@ static tnl_status bind(binder *b) {
     if (!b->used)
         return tnl_fail(b->err, TNL_E_NOMEM, "no memory to bind the weights");
     TNL_TRY(mdl_weights_each_role(b->spec, check_role, b));
-    check_tied_head(b);
-    report_extra(b);
+    TNL_TRY(check_tied_head(b));
     TNL_TRY(mdl_weights_each_role(b->spec, load_role, b));
     if (!b->head_bound)
         b->w->global.m[MDL_R_HEAD] = b->w->global.m[MDL_R_EMBED];
     mdl_weights_count(b->w, b->spec);
+    report(b);
+    report_extra(b);
     return TNL_OK;
 }
 

@@ -299,6 +299,17 @@ static size_t digits(scan *z) {
     return z->i - from;
 }
 
+/* Named by its key, so that people find it; the last key stored is the innermost open one. */
+static tnl_status too_large(scan *z, size_t at) {
+    char text[65];
+    if (!z->n_keys)
+        return fault_at(z, at, TNL_JSON_NUMBER, "number too large");
+    const key *k = &z->keys[z->n_keys - 1];
+    tnl_log_escape(text, sizeof text, k->raw, k->len);
+    z->fault = TNL_JSON_NUMBER;
+    return tnl_fail(z->err, TNL_E_DATA, "byte %zu: \"%s\": number too large", at, text);
+}
+
 static tnl_status scan_number(scan *z) {
     size_t start = z->i;
     if (peek(z) == '-')
@@ -326,7 +337,7 @@ static tnl_status scan_number(scan *z) {
     memcpy(text, z->s + start, len);
     text[len] = 0;
     if (!isfinite(strtod(text, NULL)))
-        return fault_at(z, start, TNL_JSON_NUMBER, "number too large");
+        return too_large(z, start);
     return TNL_OK;
 }
 

@@ -152,6 +152,7 @@ static tnl_status fill_spec(mdl_spec *s, const struct cJSON *config, const char 
     s->embed_scale = k.no_scale ? 1.0f : (float)sqrt((double)k.width);
     s->bias = k.bias;
     s->tied = k.tied;
+    s->tie_stated = mdl_config_has(config, "tie_word_embeddings");
     s->add_bos = k.add_bos;
     s->bos_id = k.bos;
     s->eos_id = k.eos;

@@ -110,6 +110,7 @@ static const json_case cases[] = {
     {"{\"\xC3\xA9\":1,\"\\u00E9\":2}", 0, TNL_JSON_DUPLICATE, "duplicate key"},
     {"{\"\":1,\"\":2}", 0, TNL_JSON_DUPLICATE, "duplicate key \"\""},
     {"1e999", 0, TNL_JSON_NUMBER, "byte 0: number too large"},
+    {"{\"a\":0,\"b\":[{\"x\":1},1e999]}", 0, TNL_JSON_NUMBER, "byte 20: \"b\": number too large"},
     {"[-1e999]", 0, TNL_JSON_NUMBER, "byte 1: number too large"},
     {"1.8e308", 0, TNL_JSON_NUMBER, "number too large"},
     {"1111111111111111111111111111111111111111111111111111111111111111", 0, TNL_JSON_LIMIT,
