@@ -48,8 +48,9 @@ static tnl_status set_int(const cli_opt *row, int64_t *out, const char *text, co
     const char *end;
     int64_t v;
     if (!scan_int(&v, text, &end) || *end)
-        return tnl_fail(err, TNL_E_USAGE, "%s: \"%.64s\" is not a whole number, expected %.0f..%.0f",
-                        where, text, row->min, row->max);
+        return tnl_fail(err, TNL_E_USAGE,
+                        "%s: \"%.64s\" is not a whole number, expected %.0f..%.0f", where, text,
+                        row->min, row->max);
     TNL_TRY(check_range(row, v, where, err));
     *out = v;
     return TNL_OK;

@@ -64,14 +64,14 @@ typedef struct cli_opt {
 } cli_opt;
 
 typedef struct cli_spec {
-    const char *name;     /* "tnl generate" */
-    const char *args;     /* "MODEL_DIR": the operands, for the usage line */
-    const char *about;    /* one or two sentences */
+    const char *name;  /* "tnl generate" */
+    const char *args;  /* "MODEL_DIR": the operands, for the usage line */
+    const char *about; /* one or two sentences */
     const cli_opt *rows;
-    int n_rows;           /* <= CLI_MAX_ROWS */
+    int n_rows;             /* <= CLI_MAX_ROWS */
     int min_args, max_args; /* operands; max_args -1: no limit */
-    const char *examples; /* ready-made lines, NULL: none */
-    const char *notes;    /* after the options, NULL: none */
+    const char *examples;   /* ready-made lines, NULL: none */
+    const char *notes;      /* after the options, NULL: none */
 } cli_spec;
 
 typedef enum cli_source {
@@ -87,7 +87,7 @@ typedef struct cli_args {
     const char **v; /* [n], pointing into argv */
     bool help, version;
     uint8_t source[CLI_MAX_ROWS]; /* cli_source of each row */
-    char **owned; /* strings of the config file that settings point to */
+    char **owned;                 /* strings of the config file that settings point to */
     int n_owned;
 } cli_args;
 

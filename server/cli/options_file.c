@@ -44,9 +44,9 @@ static tnl_status set_scalar(cli_args *a, const cli_opt *o, void *out, const cJS
         text = number;
     } else {
         return tnl_fail(err, TNL_E_USAGE, "%s: wrong type, expected %s", where,
-                        is_text(o->type)        ? "a string"
-                        : o->type == CLI_BOOL   ? "true or false"
-                                                : "a number");
+                        is_text(o->type)      ? "a string"
+                        : o->type == CLI_BOOL ? "true or false"
+                                              : "a number");
     }
     return cli_set(o, out, text, where, err);
 }

@@ -147,9 +147,12 @@ static double now_seconds(void) {
 
 static tnl_status open_model(loader *l) {
     const cli_model_opts *o = &l->set->model;
-    mdl_open_params p = {.dir = l->dir, .weights = (mdl_weight_mode)o->weights,
-                         .load = (mdl_load_mode)o->load, .threads = (int)o->threads,
-                         .progress = srv_progress, .progress_ctx = l->srv};
+    mdl_open_params p = {.dir = l->dir,
+                         .weights = (mdl_weight_mode)o->weights,
+                         .load = (mdl_load_mode)o->load,
+                         .threads = (int)o->threads,
+                         .progress = srv_progress,
+                         .progress_ctx = l->srv};
     return mdl_open(&l->model, &p, &l->err);
 }
 
@@ -235,8 +238,9 @@ static void raise_file_limit(int64_t connections) {
     if (r.rlim_cur < want) {
         r.rlim_cur = r.rlim_max < want ? r.rlim_max : want;
         if (setrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur < want)
-            tnl_log(TNL_LOG_WARN, "only %llu open files are allowed; --connections %lld may not "
-                                  "be reached",
+            tnl_log(TNL_LOG_WARN,
+                    "only %llu open files are allowed; --connections %lld may not "
+                    "be reached",
                     (unsigned long long)r.rlim_cur, (long long)connections);
     }
 }

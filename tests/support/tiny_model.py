@@ -20,7 +20,7 @@ import struct
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Tokenizers to borrow, first found wins: the tests' own, then the bundled model's.
-TOKENIZERS = [os.path.join(HERE, "..", "data", "tokenizer.model"),
+TOKENIZERS = [os.path.join(HERE, "..", "data", "tok_bpe", "tokenizer.model"),
               os.path.join(HERE, "..", "..", "configs", "tales", "tokenizer.model")]
 BASE = {"v1": {"no_scale_embedding": False}, "v2": {"no_scale_embedding": True},
         "v3": {"no_scale_embedding": False, "gate_dim": 4}}
