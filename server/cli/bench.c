@@ -107,8 +107,9 @@ static const cli_spec spec = {
     .notes = "share: prefill, two operations for each weight of the layers' matrices and token\n"
              "(the head once), against the fp32 multiply-add peak; decode, the bytes of weights\n"
              "and states that a step must read, against the read bandwidth. Peak memory grows\n"
-             "from row to row: it is the process's. --random takes --weights f32 or bf16\n"
-             "(auto: bf16).\n",
+             "from row to row: it is the process's. A model that fits in the cache can read\n"
+             "faster than memory: shares above 100% are that. --random takes --weights\n"
+             "f32 or bf16 (auto: bf16).\n",
     .examples = "  tnl bench configs/tales --batch 1,4,16\n"
                 "  tnl bench --random configs/shapes/tnl-385m.json --weights bf16 --json\n",
 };

@@ -37,25 +37,19 @@ extern const char *const cli_weight_names[]; /* NULL at the end, by mdl_weight_m
 extern const char *const cli_load_names[];   /* NULL at the end, by mdl_load_mode */
 
 /* Option rows for a settings struct T with a cli_model_opts member `m`. */
-#define CLI_THREADS_ROW(T, m)                                                                      \
-    {                                                                                              \
-        .flag = "threads", .letter = 't', .type = CLI_INT, .offset = offsetof(T, m.threads),       \
-        .min = 0, .max = 1024, .dflt = "0", .arg = "N",                                            \
-        .help = "threads that compute; 0: one per processor"                                       \
-    }
+/* clang-format off */
 #define CLI_MODEL_ROWS(T, m)                                                                       \
-    CLI_THREADS_ROW(T, m),                                                                         \
-        {.flag = "weights",                                                                        \
-         .type = CLI_CHOICE,                                                                       \
-         .offset = offsetof(T, m.weights),                                                         \
-         .choices = cli_weight_names,                                                              \
-         .dflt = "auto",                                                                           \
-         .help = "how matrices are kept in memory; auto: as stored"},                              \
-    {                                                                                              \
-        .flag = "load", .type = CLI_CHOICE, .offset = offsetof(T, m.load),                         \
-        .choices = cli_load_names, .dflt = "map",                                                  \
-        .help = "map the files, or read them into memory"                                          \
-    }
+    {.flag = "threads", .letter = 't', .type = CLI_INT, .offset = offsetof(T, m.threads),          \
+     .min = 0, .max = 1024, .dflt = "0", .arg = "N", .env = "TNL_THREADS",                         \
+     .help = "threads that compute; 0: one per processor"},                                        \
+    {.flag = "weights", .type = CLI_CHOICE, .offset = offsetof(T, m.weights),                      \
+     .choices = cli_weight_names, .dflt = "auto", .env = "TNL_WEIGHTS",                            \
+     .help = "how matrices are kept in memory; auto: as stored"},                                  \
+    {.flag = "load", .type = CLI_CHOICE, .offset = offsetof(T, m.load),                            \
+     .choices = cli_load_names, .dflt = "map", .env = "TNL_LOAD",                                  \
+     .help = "map the files, or read them into memory"}
+
+/* clang-format on */
 
 /* With a progress line on stderr. */
 tnl_status cli_open_model(mdl_model **out, const cli_model_opts *o, const char *dir,

@@ -31,7 +31,7 @@ static bool is_text(cli_type t) {
 static tnl_status set_scalar(cli_args *a, const cli_opt *o, void *out, const cJSON *v,
                              const char *where, tnl_error *err) {
     char number[40];
-    const char *text;
+    const char *text = NULL;
     if (is_text(o->type) && cJSON_IsString(v)) {
         TNL_TRY(keep(a, v->valuestring, &text, err));
     } else if (o->type == CLI_BOOL && cJSON_IsBool(v)) {

@@ -99,17 +99,13 @@ static int distance(const char *a, const char *b) {
 const char *cli_nearest(const char *word, const char *const *names) {
     const char *best = NULL;
     size_t len = strlen(word);
-    int limit = len <= 3 ? 1 : len <= 6 ? 2 : 3, best_d = limit + 1;
+    int limit = len <= 4 ? 1 : len <= 7 ? 2 : 3, best_d = limit + 1;
     for (const char *const *name = names; *name; name++) {
-        int d = distance(word, *name);
-        if (d < best_d) {
+        int d = len >= 3 && !strncmp(word, *name, len) ? 0 : distance(word, *name);
+        if (d < best_d) { /* a beginning ("--temp") is as good as the name */
             best_d = d;
             best = *name;
         }
     }
-    /* "--temp" for --temperature: a beginning is near enough when nothing else is. */
-    for (; !best && len >= 3 && *names; names++)
-        if (!strncmp(word, *names, len))
-            best = *names;
     return best;
 }
