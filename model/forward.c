@@ -162,7 +162,8 @@ static tnl_status claim_states(mdl_seg *segs, int64_t n_segs, tnl_error *err) {
             continue;
         if (segs[i].state->in_step) {
             for (int64_t j = 0; j < i; j++)
-                segs[j].state->in_step = false;
+                if (segs[j].n_tokens > 0)
+                    segs[j].state->in_step = false;
             return tnl_fail(err, TNL_E_USAGE, "segment %lld: its state is in two segments",
                             (long long)i);
         }
