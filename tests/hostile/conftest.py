@@ -11,7 +11,8 @@ import pytest
 
 import forge
 
-BIN = os.path.abspath(os.environ.get("TNL_BIN", "build/tnl"))
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+BIN = os.path.abspath(os.environ.get("TNL_BIN", os.path.join(ROOT, "build", "tnl")))
 HANG_SECONDS = 120  # a guard against hanging, not a measurement
 REFUSALS = {65, 66, 74, 78}  # malformed data, cannot open, input/output, not supported
 MEMORY = 2 << 30

@@ -177,7 +177,7 @@ TEXTS = {
 def test_index_text(tnl, sound, tmp_path, kind, case):
     index, _ = sharded(tmp_path, kind, sound[1])
     forge.write(tmp_path / index, TEXTS[case])
-    tnl.refuses(tmp_path, index)
+    tnl.refuses(tmp_path, "model.embed_tokens.weight" if case == "empty_map" else index)
 
 
 def test_index_of_64_mib(tnl, sound, tmp_path, kind):

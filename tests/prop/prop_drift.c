@@ -14,13 +14,50 @@ enum { HEADS = 3, DIM = 16, ROW = HEADS * DIM, TOKENS = 1 << 20, CHUNK = 512 };
 static const double slopes[HEADS] = {3.9e-8, 2.0e-4, 3.9e-3};
 static const double bounds[HEADS] = {5e-6, 5e-7, 5e-7};
 
-typedef struct drift {
+static const kn_linattn_dims dims = {HEADS, DIM, DIM};
+static const char *const isas[] = {"ref", "avx2", "avx512"};
+enum { ISAS = 3 };
+
+/* One backend under test. */
+typedef struct body {
+    const char *isa;
     kn_backend *be;
     kn_decay decay;
     float *pow, *fold, *state;
-    float q[CHUNK * ROW], k[CHUNK * ROW], v[CHUNK * ROW], o[CHUNK * ROW];
-    double S[HEADS][DIM][DIM]; /* the oracle */
+    float o[CHUNK * ROW];
+} body;
+
+/* All of them are fed the same rows, and so is the oracle, once. */
+typedef struct drift {
+    body bodies[ISAS];
+    int n;
+    float q[CHUNK * ROW], k[CHUNK * ROW], v[CHUNK * ROW];
+    double S[HEADS][DIM][DIM];
 } drift;
+
+static void open_body(drift *d, const char *isa) {
+    tnl_error err;
+    body *b = &d->bodies[d->n];
+    if (kn_cpu_open(&b->be, 1, isa, &err) != TNL_OK)
+        return; /* not on this machine */
+    int B = b->be->block;
+    assert_int_equal(TOKENS % B, 0); /* so that S holds every token at the end */
+    b->isa = isa;
+    b->pow = calloc(HEADS * ((size_t)B + 1), sizeof *b->pow);
+    b->fold = calloc(HEADS, sizeof *b->fold);
+    b->state = b->be->alloc(b->be, kn_linattn_state_floats(&dims, B) * sizeof(float));
+    assert_true(b->pow && b->fold && b->state);
+    kn_decay_fill(b->pow, b->fold, slopes, HEADS, B);
+    b->decay = (kn_decay){b->pow, b->fold};
+    d->n++;
+}
+
+static void close_body(body *b) {
+    b->be->free(b->be, b->state);
+    kn_backend_close(b->be);
+    free(b->pow);
+    free(b->fold);
+}
 
 static void draw_rows(drift *d, prop_rng *r) {
     for (int i = 0; i < CHUNK * ROW; i++) {
@@ -42,10 +79,26 @@ static void oracle_rows(drift *d, const double lambda[HEADS]) {
                 }
 }
 
-/* Relative Frobenius error of head h; also that the last output is what the oracle reads. */
-static double state_error(const drift *d, int h) {
-    size_t per_head = DIM * DIM + (size_t)d->be->block * 2 * DIM;
-    const float *S = d->state + (size_t)h * per_head;
+static void run_drift(drift *d, prop_rng *r) {
+    double lambda[HEADS];
+    for (int h = 0; h < HEADS; h++)
+        lambda[h] = exp(-slopes[h]);
+    for (int64_t pos = 0; pos < TOKENS; pos += CHUNK) {
+        draw_rows(d, r);
+        oracle_rows(d, lambda);
+        for (int i = 0; i < d->n; i++) {
+            body *b = &d->bodies[i];
+            kn_linattn_seg seg = {.state = b->state, .pos = pos, .first = 0, .len = CHUNK};
+            b->be->ops->linattn(b->be, b->o, ROW, d->q, ROW, d->k, ROW, d->v, ROW, &b->decay,
+                                &dims, &seg, 1);
+        }
+    }
+}
+
+/* Relative Frobenius error of head h. */
+static double state_error(const drift *d, const body *b, int h) {
+    size_t per_head = DIM * DIM + (size_t)b->be->block * 2 * DIM;
+    const float *S = b->state + (size_t)h * per_head;
     double diff = 0, norm = 0;
     for (int i = 0; i < DIM; i++)
         for (int j = 0; j < DIM; j++) {
@@ -56,8 +109,9 @@ static double state_error(const drift *d, int h) {
     return sqrt(diff / norm);
 }
 
-static double output_error(const drift *d, int h) {
-    const float *q = d->q + (CHUNK - 1) * ROW + h * DIM, *o = d->o + (CHUNK - 1) * ROW + h * DIM;
+/* Error of the last output row, relative to the sizes of the products that make it. */
+static double output_error(const drift *d, const body *b, int h) {
+    const float *q = d->q + (CHUNK - 1) * ROW + h * DIM, *o = b->o + (CHUNK - 1) * ROW + h * DIM;
     double diff = 0, norm = 0;
     for (int j = 0; j < DIM; j++) {
         double want = 0, scale = 0;
@@ -71,58 +125,30 @@ static double output_error(const drift *d, int h) {
     return sqrt(diff / norm);
 }
 
-static void run_drift(drift *d, prop_rng *r) {
-    const kn_linattn_dims dims = {HEADS, DIM, DIM};
-    double lambda[HEADS];
-    for (int h = 0; h < HEADS; h++)
-        lambda[h] = exp(-slopes[h]);
-    for (int64_t pos = 0; pos < TOKENS; pos += CHUNK) {
-        kn_linattn_seg seg = {.state = d->state, .pos = pos, .first = 0, .len = CHUNK};
-        draw_rows(d, r);
-        d->be->ops->linattn(d->be, d->o, ROW, d->q, ROW, d->k, ROW, d->v, ROW, &d->decay, &dims,
-                            &seg, 1);
-        oracle_rows(d, lambda);
-    }
-}
-
-static void check_drift(const char *isa) {
-    const kn_linattn_dims dims = {HEADS, DIM, DIM};
-    tnl_error err;
-    drift *d = calloc(1, sizeof *d);
-    assert_non_null(d);
-    if (kn_cpu_open(&d->be, 1, isa, &err) != TNL_OK) {
-        free(d);
-        return; /* not on this machine */
-    }
-    int B = d->be->block;
-    assert_int_equal(TOKENS % B, 0); /* so that S holds every token at the end */
-    d->pow = calloc(HEADS * ((size_t)B + 1), sizeof *d->pow);
-    d->fold = calloc(HEADS, sizeof *d->fold);
-    d->state = d->be->alloc(d->be, kn_linattn_state_floats(&dims, B) * sizeof(float));
-    assert_true(d->pow && d->fold && d->state);
-    kn_decay_fill(d->pow, d->fold, slopes, HEADS, B);
-    d->decay = (kn_decay){d->pow, d->fold};
-    prop_rng r = {prop_seed() + 9000};
-    run_drift(d, &r);
+static void check_body(const drift *d, const body *b) {
     for (int h = 0; h < HEADS; h++) {
-        double s = state_error(d, h), o = output_error(d, h);
-        print_message("%s: slope %g: error of the state %.2g, of the last output %.2g\n", isa,
+        double s = state_error(d, b, h), o = output_error(d, b, h);
+        print_message("%s: slope %g: error of the state %.2g, of the last output %.2g\n", b->isa,
                       slopes[h], s, o);
         if (!(s < bounds[h]) || !(o < 2 * bounds[h]))
-            fail_msg("%s: slope %g drifts", isa, slopes[h]);
+            fail_msg("%s: slope %g drifts", b->isa, slopes[h]);
     }
-    d->be->free(d->be, d->state);
-    kn_backend_close(d->be);
-    free(d->pow);
-    free(d->fold);
-    free(d);
 }
 
 static void test_state_drift(void **unused) {
     (void)unused;
-    check_drift("ref");
-    check_drift("avx2");
-    check_drift("avx512");
+    drift *d = calloc(1, sizeof *d);
+    assert_non_null(d);
+    for (int i = 0; i < ISAS; i++)
+        open_body(d, isas[i]);
+    assert_true(d->n > 0);
+    prop_rng r = {prop_seed() + 9000};
+    run_drift(d, &r);
+    for (int i = 0; i < d->n; i++) {
+        check_body(d, &d->bodies[i]);
+        close_body(&d->bodies[i]);
+    }
+    free(d);
 }
 
 /* The fold's decay is stored as a complement: what it stands for must be right to a float's
@@ -172,8 +198,7 @@ static void check_lrpe(kn_backend *be, const char *isa) {
 
 static void test_lrpe_far_out(void **unused) {
     (void)unused;
-    const char *const isas[] = {"ref", "avx2", "avx512"};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < ISAS; i++) {
         kn_backend *be = NULL;
         tnl_error err;
         if (kn_cpu_open(&be, 1, isas[i], &err) == TNL_OK)

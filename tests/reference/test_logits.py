@@ -2,7 +2,8 @@
 every config field. Prompts are fed whole, then 64 tokens one by one; every row is compared.
 
 The models are causal, so one run of the reference over the longest sequence serves all prompts.
-TNL_DUMP_LOGITS names the tool tests/prop/dump_logits.c, TNL_SEED changes the draw."""
+TNL_DUMP_LOGITS names the tool built from tests/prop/dump_logits.c (default: beside TNL_BIN, then
+build/), TNL_SEED changes the draw."""
 
 import json
 import os
@@ -15,7 +16,9 @@ import folders
 import tnl_reference as ref
 
 SEED = int(os.environ.get("TNL_SEED", "20240211"))
-TOOL = os.environ.get("TNL_DUMP_LOGITS", "build/tests/prop/dump_logits")
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+BUILD = os.path.dirname(os.path.abspath(os.environ.get("TNL_BIN", ROOT + "/build/tnl")))
+TOOL = os.environ.get("TNL_DUMP_LOGITS", BUILD + "/tests/prop/dump_logits")
 CASES = 28
 DECODE = 64
 TOLERANCE = 1e-4
