@@ -56,9 +56,12 @@ static tnl_status parse(settings *s, cli_args *a, const char *line, tnl_error *e
     char *argv[MAX_ARGS] = {"t"};
     int argc = 1;
     snprintf(buf, sizeof buf, "%s", line);
-    for (char *w = strtok(buf, " "); w; w = strtok(NULL, " ")) {
+    for (char *w = buf + strspn(buf, " "); *w; w += strspn(w, " ")) {
         assert_true(argc < MAX_ARGS);
         argv[argc++] = w;
+        w += strcspn(w, " ");
+        if (*w)
+            *w++ = 0;
     }
     memset(err, 0, sizeof *err);
     return cli_parse(a, &spec, s, argc, argv, err);
