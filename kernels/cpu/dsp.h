@@ -23,8 +23,8 @@
 #include "kernels/kernels.h"
 
 /* Most rows that dot_few takes, and most outputs of one dot_many panel. */
-#define KN_FEW_ROWS 8
-#define KN_PANEL_OUTS 48
+#define KN_FEW_ROWS 6
+#define KN_PANEL_OUTS 40
 
 typedef struct kn_dsp {
     const char *isa;

@@ -138,11 +138,11 @@ ACT(silu, KN_ACT_SILU)
 ACT(sine, KN_ACT_SINE)
 
 static void act_exp_ref(float *x, int64_t n) {
-    double top = -INFINITY;
+    float top = x[0];
+    for (int64_t i = 1; i < n; i++)
+        top = x[i] > top ? x[i] : top;
     for (int64_t i = 0; i < n; i++)
-        top = (double)x[i] > top ? (double)x[i] : top;
-    for (int64_t i = 0; i < n; i++)
-        x[i] = (float)exp((double)x[i] - top);
+        x[i] = (float)exp((double)(x[i] - top)); /* the difference is rounded to f32 */
 }
 
 static void mul_ref(float *y, const float *a, const float *b, int64_t n) {
