@@ -65,8 +65,11 @@ void eng_step_enter(eng_engine *e, eng_slot *slot);
 /* Plan and run one step. False: there was nothing to do. Engine thread. */
 bool eng_step(eng_engine *e);
 
-/* ---- metrics.c; each takes the engine's lock ---- */
-void eng_metrics_step(eng_engine *e, double seconds, int64_t prompt_tokens, int paused);
+/* ---- metrics.c; each takes the engine's lock. A step is counted before its events go out, so a
+ * reader who has seen an event finds it counted. ---- */
+void eng_metrics_paused(eng_engine *e, int paused);
+void eng_metrics_step(eng_engine *e, int64_t prompt_tokens);
+void eng_metrics_busy(eng_engine *e, double seconds);
 void eng_metrics_token(eng_engine *e, const eng_request *r, double now);
 /* With the lock held: */
 void eng_metrics_ended(eng_engine *e, const eng_request *r, eng_finish finish, tnl_status error);

@@ -37,25 +37,25 @@ enum {
 /* Sampling and stopping. eng_params_default fills the documented defaults; ranges are checked at
  * the door (server/http/json_in, the command line), eng_submit re-checks and refuses. */
 typedef struct eng_params {
-    int64_t max_tokens;        /* 0..1,000,000; default 256 */
-    float temperature;         /* 0 (greedy; also anything below 1e-3) .. 100; default 1 */
-    int32_t top_k;             /* 0: off */
-    float top_p;               /* 0 < p <= 1; 0 is greedy */
-    float min_p;               /* 0..1, 0: off */
-    float typical_p;           /* 0 < p <= 1, 1: off */
-    float repetition_penalty;  /* > 0, 1: off; over prompt and completion */
-    float presence_penalty;    /* -2..2, completion only */
-    float frequency_penalty;   /* -2..2, completion only */
+    int64_t max_tokens;       /* 0..1,000,000; default 256 */
+    float temperature;        /* 0 (greedy; also anything below 1e-3) .. 100; default 1 */
+    int32_t top_k;            /* 0: off */
+    float top_p;              /* 0 < p <= 1; 0 is greedy */
+    float min_p;              /* 0..1, 0: off */
+    float typical_p;          /* 0 < p <= 1, 1: off */
+    float repetition_penalty; /* > 0, 1: off; over prompt and completion */
+    float presence_penalty;   /* -2..2, completion only */
+    float frequency_penalty;  /* -2..2, completion only */
     uint64_t seed;
-    bool has_seed;             /* false: drawn from getrandom at submission */
+    bool has_seed; /* false: drawn from getrandom at submission */
     int32_t n_bias;
     int32_t bias_id[ENG_MAX_BIAS];
-    float bias[ENG_MAX_BIAS];  /* -100..100; -100 forbids */
+    float bias[ENG_MAX_BIAS]; /* -100..100; -100 forbids */
     int n_stop;
     char stop[ENG_MAX_STOP][ENG_MAX_STOP_BYTES + 1]; /* NUL-terminated UTF-8, not empty */
-    int logprobs;              /* 0..20 alternatives with each token */
+    int logprobs;                                    /* 0..20 alternatives with each token */
     bool ignore_eos;
-    bool echo;                 /* the prompt's tokens come first, as events, with logprobs */
+    bool echo; /* the prompt's tokens come first, as events, with logprobs */
 } eng_params;
 
 void eng_params_default(eng_params *p);
@@ -84,11 +84,11 @@ typedef struct eng_event {
     eng_event_kind kind;
     /* TOKEN: one for each generated token, the end-of-sequence token included (no text of its own;
        text held back until then comes out with it) */
-    int64_t index;   /* 0-based in this answer; echoed prompt tokens count */
+    int64_t index; /* 0-based in this answer; echoed prompt tokens count */
     int32_t id;
-    float logprob;   /* natural log, of the distribution before penalties and truncation, at
-                        temperature 1; NaN for the first echoed token */
-    bool prompt;     /* an echoed token */
+    float logprob; /* natural log, of the distribution before penalties and truncation, at
+                      temperature 1; NaN for the first echoed token */
+    bool prompt;   /* an echoed token */
     int n_alts;
     eng_alt alts[ENG_MAX_LOGPROBS]; /* descending */
     size_t text_len;
@@ -132,8 +132,8 @@ void eng_close(eng_engine *e);
 typedef void (*eng_wake_fn)(void *user);
 
 typedef struct eng_job {
-    const int32_t *tokens; /* copied */
-    size_t n_tokens;       /* >= 1 */
+    const int32_t *tokens;    /* copied */
+    size_t n_tokens;          /* >= 1 */
     const eng_params *params; /* copied */
     eng_wake_fn wake;         /* NULL allowed: poll or eng_request_wait */
     void *wake_user;
@@ -171,7 +171,7 @@ typedef struct eng_metrics {
     uint64_t prompt_tokens, generated_tokens, steps, nonfinite;
     int running, queued, paused; /* gauges */
     int slots;
-    size_t state_bytes; /* per slot */
+    size_t state_bytes;  /* per slot */
     double busy_seconds; /* time the engine thread spent in steps */
     eng_hist queue_s, ttft_s, per_token_s, request_s;
 } eng_metrics;

@@ -29,12 +29,22 @@ void eng_metrics_ended(eng_engine *e, const eng_request *r, eng_finish finish, t
     observe(&m->request_s, eng_now() - r->submitted);
 }
 
-void eng_metrics_step(eng_engine *e, double seconds, int64_t prompt_tokens, int paused) {
+void eng_metrics_paused(eng_engine *e, int paused) {
     pthread_mutex_lock(&e->lock);
-    e->metrics.steps += seconds > 0;
-    e->metrics.busy_seconds += seconds;
-    e->metrics.prompt_tokens += (uint64_t)prompt_tokens;
     e->metrics.paused = paused;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void eng_metrics_step(eng_engine *e, int64_t prompt_tokens) {
+    pthread_mutex_lock(&e->lock);
+    e->metrics.steps++;
+    e->metrics.prompt_tokens += (uint64_t)prompt_tokens;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void eng_metrics_busy(eng_engine *e, double seconds) {
+    pthread_mutex_lock(&e->lock);
+    e->metrics.busy_seconds += seconds;
     pthread_mutex_unlock(&e->lock);
 }
 

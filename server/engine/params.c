@@ -26,7 +26,8 @@ typedef struct float_row {
     float min, max;
 } float_row;
 
-#define ROW(field, lo, hi) {#field, offsetof(eng_params, field), lo, hi}
+#define ROW(field, lo, hi)                                                                         \
+    { #field, offsetof(eng_params, field), lo, hi }
 static const float_row float_rows[] = {
     ROW(temperature, 0.0f, 100.0f),
     ROW(top_p, 0.0f, 1.0f),
@@ -50,8 +51,7 @@ static tnl_status check_floats(const eng_params *p, tnl_error *err) {
     return TNL_OK;
 }
 
-static tnl_status check_int(const char *name, int64_t v, int64_t min, int64_t max,
-                            tnl_error *err) {
+static tnl_status check_int(const char *name, int64_t v, int64_t min, int64_t max, tnl_error *err) {
     if (v >= min && v <= max)
         return TNL_OK;
     return tnl_fail(err, TNL_E_USAGE, "%s: %lld is outside %lld..%lld", name, (long long)v,

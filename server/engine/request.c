@@ -11,9 +11,8 @@
 #include "server/engine/params.h"
 
 const char *const eng_finish_names[] = {
-    [ENG_FINISH_NONE] = "none",           [ENG_FINISH_LENGTH] = "length",
-    [ENG_FINISH_STOP] = "stop",           [ENG_FINISH_EOS] = "eos",
-    [ENG_FINISH_CANCELLED] = "cancelled", [ENG_FINISH_ERROR] = "error",
+    [ENG_FINISH_NONE] = "none", [ENG_FINISH_LENGTH] = "length",       [ENG_FINISH_STOP] = "stop",
+    [ENG_FINISH_EOS] = "eos",   [ENG_FINISH_CANCELLED] = "cancelled", [ENG_FINISH_ERROR] = "error",
 };
 
 double eng_now(void) {

@@ -16,41 +16,44 @@ int eng_sched_admit(const eng_sched_slot *slots, int n_slots, int n_waiting) {
     return n_free < n_waiting ? n_free : n_waiting;
 }
 
-/* Tokens for one turn of a prefilling slot that has `given` already. The first row of each slot is
- * kept for it, so only an all_rows slot draws on *rows. */
-static int64_t turn(const eng_sched_slot *s, int64_t given, int64_t tokens, int64_t *rows) {
-    int64_t n = min64(ENG_SCHED_QUANTUM, tokens);
-    n = min64(n, min64(s->prompt_left, s->most) - given);
-    if (!s->all_rows || n <= 0)
-        return n;
-    int64_t own = given == 0;
-    n = min64(n, own + *rows);
-    *rows -= n - min64(own, n);
+/* What slot s, which has `given` tokens, can take besides. One row is kept for each slot with work,
+ * so only a slot that wants all its rows draws on *rows, and not for its first token. */
+static int64_t can_take(const eng_sched_slot *s, int64_t given, int64_t rows) {
+    if (!runnable(s) || s->prompt_left == 0)
+        return 0;
+    int64_t n = min64(s->prompt_left, s->most) - given;
+    return s->all_rows ? min64(n, (given == 0) + rows) : n;
+}
+
+static int count_wanting(const int64_t *give, const eng_sched_slot *slots, int n_slots,
+                         int64_t rows) {
+    int n = 0;
+    for (int i = 0; i < n_slots; i++)
+        n += can_take(&slots[i], give[i], rows) > 0;
     return n;
 }
 
-/* Deal what is left to prompts, round after round, until nobody can take more. */
+/* Equal shares, round after round, until the tokens are gone or nobody can take more. */
 static int64_t deal(int64_t *give, const eng_sched_slot *slots, int n_slots, int64_t tokens,
                     int64_t rows, int *cursor) {
-    int64_t dealt = 0;
-    int last = *cursor, idle = 0;
-    while (idle < n_slots && tokens > 0) {
-        last = (last + 1) % n_slots;
-        const eng_sched_slot *s = &slots[last];
-        int64_t n = 0;
-        if (runnable(s) && s->prompt_left > 0)
-            n = turn(s, give[last], tokens, &rows);
-        if (n <= 0) {
-            idle++;
-            continue;
+    int64_t left = tokens;
+    int wanting, start = *cursor, first = -1;
+    while (left > 0 && (wanting = count_wanting(give, slots, n_slots, rows)) > 0) {
+        int64_t share = left / wanting > 0 ? left / wanting : 1;
+        for (int k = 1; k <= n_slots; k++) {
+            int i = (start + k) % n_slots;
+            int64_t n = min64(min64(share, left), can_take(&slots[i], give[i], rows));
+            if (n <= 0)
+                continue;
+            if (slots[i].all_rows)
+                rows -= n - (give[i] == 0);
+            give[i] += n;
+            left -= n;
+            first = first < 0 ? i : first;
         }
-        idle = 0;
-        give[last] += n;
-        dealt += n;
-        tokens -= n;
-        *cursor = last;
     }
-    return dealt;
+    *cursor = first < 0 ? start : first;
+    return tokens - left;
 }
 
 int64_t eng_sched_step(int64_t *give, const eng_sched_slot *slots, int n_slots,

@@ -1,9 +1,9 @@
 /* Who computes what in the next step: a pure function of plain numbers.
  *
  * Rules. Every decoding request that is not paused gets one token. What is left of the token
- * budget goes to prompts, dealt in turns of ENG_SCHED_QUANTUM tokens, each step starting behind
- * the request that was served last, so prompts share alike whatever their length and none is
- * starved. A paused request gets nothing. Waiting requests enter free slots in order of arrival.
+ * budget is shared alike among the prompts under way; what a short prompt leaves goes to the
+ * others. Shares that do not divide begin with another slot each step, so none is starved. A
+ * paused request gets nothing. Waiting requests enter free slots in order of arrival.
  *
  * Rows of logits are a second budget: each request with work has one row kept for it; a request
  * that wants a row for every prompt token (echo) takes further ones from what remains. */
@@ -12,8 +12,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-
-enum { ENG_SCHED_QUANTUM = 32 };
 
 /* One slot. A free slot is all zeros. */
 typedef struct eng_sched_slot {
@@ -32,8 +30,9 @@ typedef struct eng_sched_budget {
 /* How many of n_waiting requests enter now, given the used flags. */
 int eng_sched_admit(const eng_sched_slot *slots, int n_slots, int n_waiting);
 
-/* give[i]: tokens of slot i in this step. *cursor is the slot served last, kept by the caller
- * between steps (start with 0). Returns the sum of give; 0 means there is nothing to do. */
+/* give[i]: tokens of slot i in this step. *cursor is the prompt served first, kept by the
+ * caller between steps (start with 0); the next step begins behind it. Returns the sum of give; 0
+ * means there is nothing to do. */
 int64_t eng_sched_step(int64_t *give, const eng_sched_slot *slots, int n_slots,
                        const eng_sched_budget *budget, int *cursor);
 

@@ -158,8 +158,8 @@ static void generate(eng_engine *e, eng_slot *slot, const float *row) {
 static tnl_status echo_slice(eng_engine *e, eng_request *r, const mdl_seg *seg) {
     for (int64_t i = 0; i < seg->n_tokens && r->fed + i + 1 < r->n_prompt; i++) {
         eng_pick pick;
-        TNL_TRY(eng_score(e->sampler, &pick, seg->logits + i * e->vocab,
-                          r->tokens[r->fed + i + 1], r->params.logprobs));
+        TNL_TRY(eng_score(e->sampler, &pick, seg->logits + i * e->vocab, r->tokens[r->fed + i + 1],
+                          r->params.logprobs));
         TNL_TRY(echo_token(r, &pick));
     }
     eng_request_wake(r);
@@ -216,16 +216,17 @@ static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens) {
 bool eng_step(eng_engine *e) {
     int paused;
     int64_t prompt_tokens;
-    if (plan_step(e, &paused) == 0) {
-        eng_metrics_step(e, 0, 0, paused);
+    int64_t n_tokens = plan_step(e, &paused);
+    eng_metrics_paused(e, paused);
+    if (n_tokens == 0)
         return false;
-    }
     double start = eng_now();
     int64_t n_segs = build_segments(e, &prompt_tokens);
     tnl_error err;
     tnl_status st = mdl_forward(e->ctx, e->segs, n_segs, &err);
     if (st != TNL_OK)
         tnl_log(TNL_LOG_ERROR, "a step failed: %s", err.msg);
+    eng_metrics_step(e, prompt_tokens);
     for (int64_t i = 0; i < n_segs; i++) {
         eng_slot *slot = &e->slots[e->seg_slot[i]];
         if (st == TNL_OK)
@@ -233,6 +234,6 @@ bool eng_step(eng_engine *e) {
         else
             eng_end_running(e, slot, ENG_FINISH_ERROR, TNL_E_INTERNAL);
     }
-    eng_metrics_step(e, eng_now() - start, prompt_tokens, paused);
+    eng_metrics_busy(e, eng_now() - start);
     return true;
 }

@@ -3,8 +3,10 @@
 
 #ifdef TNL_HAVE_TOKENIZER
 
-_Static_assert((int)ENG_TEXT_ROOM >= (int)ENG_MAX_STOP_BYTES + (int)TOK_STREAM_MAX + 8, "room for one token");
-_Static_assert((int)ENG_TEXT_ROOM <= (int)ENG_TEXT_MAX, "an event carries what one token can release");
+_Static_assert((int)ENG_TEXT_ROOM >= (int)ENG_MAX_STOP_BYTES + (int)TOK_STREAM_MAX + 8,
+               "room for one token");
+_Static_assert((int)ENG_TEXT_ROOM <= (int)ENG_TEXT_MAX,
+               "an event carries what one token can release");
 
 void eng_text_init(eng_text *t, const tok_model *tokenizer, const eng_params *p) {
     t->on = tokenizer != NULL;
