@@ -1,5 +1,4 @@
-/* Opening a tokenizer (read, scan, probe, load), the table of pieces, encoding and whole-text
- * decoding. */
+/* Opening a tokenizer (read, scan, probe, load), the table of pieces and whole-text decoding. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,14 +9,6 @@
 
 #include "tokenizer/tok_impl.h"
 #include "tokenizer/tok_probe.h"
-#include "tokenizer/tok_proto.h"
-
-/* Positions inside SentencePiece are int, and one text needs about 100 bytes of work memory per
- * byte; a longer text is a caller's mistake. */
-static const size_t max_text_bytes = (size_t)256 << 20;
-
-/* U+2581, how the vocabulary writes a space. */
-static const char space_mark[3] = {'\xE2', '\x96', '\x81'};
 
 /* ---- reading the file ---- */
 
@@ -83,10 +74,10 @@ static size_t piece_bytes(const tok_proto *p, const tok_row *row, char *out) {
         return p->unk_surface.n;
     }
     for (size_t i = 0; i < row->n;) {
-        if (row->n - i >= sizeof space_mark &&
-            !memcmp(row->text + i, space_mark, sizeof space_mark)) {
+        if (row->n - i >= sizeof tok_space_mark &&
+            !memcmp(row->text + i, tok_space_mark, sizeof tok_space_mark)) {
             out[w++] = ' ';
-            i += sizeof space_mark;
+            i += sizeof tok_space_mark;
         } else {
             out[w++] = row->text[i++];
         }
@@ -119,8 +110,8 @@ static tnl_status build_table(tok_model *t, const tok_proto *p, tnl_error *err) 
         w += e->n_bytes;
         e->type = row->type;
         bool spelled = row->type != TOK_CONTROL && row->type != TOK_UNKNOWN;
-        e->space_mark = spelled && row->n >= sizeof space_mark &&
-                        memcmp(row->text, space_mark, sizeof space_mark) == 0;
+        e->space_mark = spelled && row->n >= sizeof tok_space_mark &&
+                        memcmp(row->text, tok_space_mark, sizeof tok_space_mark) == 0;
     }
     return TNL_OK;
 }
@@ -133,6 +124,7 @@ static void copy_settings(tok_model *t, const tok_proto *p) {
     t->dummy_prefix = p->add_dummy_prefix;
     t->strip_first = p->add_dummy_prefix || p->remove_extra_whitespaces;
     t->strip_runs = p->remove_extra_whitespaces;
+    t->splits = tok_can_split(p);
 }
 
 /* ---- open, close ---- */
@@ -258,21 +250,6 @@ const char *tok_piece_name(const tok_model *t, int32_t id) {
 }
 
 /* ---- texts ---- */
-
-tnl_status tok_encode(const tok_model *t, const char *text, size_t n, int32_t **ids, size_t *n_ids,
-                      tnl_error *err) {
-    if (n > max_text_bytes)
-        return tnl_fail(err, TNL_E_LIMIT, "text of %zu bytes, at most %zu are tokenised at once", n,
-                        max_text_bytes);
-    TNL_TRY(tok_spm_encode(t->spm, text, n, ids, n_ids, err));
-    /* Text never means a control piece, and no id lies outside: checked, not trusted. */
-    for (size_t i = 0; i < *n_ids; i++) {
-        const tok_entry *e = entry(t, (*ids)[i]);
-        if (!e || e->type == TOK_CONTROL)
-            (*ids)[i] = t->unk;
-    }
-    return TNL_OK;
-}
 
 /* Room for the text of ids: a byte may become U+FFFD (3 bytes), other pieces stay as they are. */
 static tnl_status decoded_bound(const tok_model *t, const int32_t *ids, size_t n_ids, size_t *bound,

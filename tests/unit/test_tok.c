@@ -14,6 +14,7 @@
 
 #include "kernels/base/utf8.h"
 #include "tokenizer/tok.h"
+#include "tokenizer/tok_spm.h"
 
 typedef struct golden {
     const char *text, *decoded;
@@ -216,6 +217,102 @@ static void long_runs(void **state) {
     }
 }
 
+/* ---- long texts are encoded in parts; the ids are those of the library for the whole ---- */
+
+static size_t read_model(const char *name, uint8_t *bytes, size_t cap) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tests/data/%s/tokenizer.model", data_root(), name);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    size_t n = fread(bytes, 1, cap, f);
+    fclose(f);
+    return n;
+}
+
+static tok_spm *open_spm(const uint8_t *bytes, size_t n) {
+    tok_spm *spm;
+    assert_int_equal(tok_spm_open(&spm, bytes, n, NULL), TNL_OK);
+    return spm;
+}
+
+/* tok_open of bytes that are in no folder yet. */
+static tok_model *open_bytes(const uint8_t *bytes, size_t n) {
+    char dir[] = "/tmp/tnl-tok-XXXXXX", path[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/tokenizer.model", dir);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+    tok_model *t;
+    tnl_error err = {TNL_OK, ""};
+    if (tok_open(&t, dir, &err) != TNL_OK)
+        fail_msg("%s", err.msg);
+    unlink(path);
+    rmdir(dir);
+    return t;
+}
+
+static void same_ids(const tok_model *t, const tok_spm *spm, const char *text, size_t n) {
+    int32_t *ours, *whole;
+    size_t n_ours, n_whole;
+    assert_int_equal(tok_encode(t, text, n, &ours, &n_ours, NULL), TNL_OK);
+    assert_int_equal(tok_spm_encode(spm, text, n, &whole, &n_whole, NULL), TNL_OK);
+    assert_int_equal(n_ours, n_whole);
+    assert_memory_equal(ours, whole, n_whole * sizeof *whole);
+    free(ours);
+    free(whole);
+}
+
+/* Words, runs of spaces and marks, user-defined pieces, in every order. */
+static size_t random_words(uint64_t *s, char *out, size_t cap) {
+    static const char *const words[] = {
+        " ",      "  ",      "the",          "king", " the", "\n",       "a",
+        "<tale>", "<tale>s", "\xE2\x96\x81", "    ", "</s",  "\xC3\xA9", "\xF0\x9F\x98\x80",
+        " upon"};
+    size_t n = 0;
+    for (;;) {
+        const char *w = words[next_random(s) % (sizeof words / sizeof words[0])];
+        if (n + strlen(w) > cap)
+            return n;
+        memcpy(out + n, w, strlen(w));
+        n += strlen(w);
+    }
+}
+
+static void check_parts(const tok_model *t, const tok_spm *spm, uint64_t *seed) {
+    static char text[100000];
+    for (int i = 0; i < 60; i++)
+        same_ids(t, spm, text, random_words(seed, text, 1000 * (size_t)(i + 1)));
+    memset(text, 'a', 8192); /* the first place to cut is the very end */
+    memcpy(text + 8192, " ", 1);
+    same_ids(t, spm, text, 8193);
+    memcpy(text + 8192, "  b", 3);
+    same_ids(t, spm, text, 8195);
+    same_ids(t, spm, text, 8194);
+}
+
+static void parts_equal_whole(void **state) {
+    (void)state;
+    uint64_t seed = 99;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    static uint8_t bytes[65536];
+    for (int f = 0; f < N_FIXTURES; f++) {
+        tok_spm *spm = open_spm(bytes, read_model(fixtures[f].name, bytes, sizeof bytes));
+        check_parts(fixtures[f].tok, spm, &seed);
+        tok_spm_close(spm);
+    }
+    /* The BPE model once more, with a last field that turns the space in front off. */
+    size_t n = read_model("tok_bpe", bytes, sizeof bytes - 4);
+    memcpy(bytes + n, "\x1A\x02\x18\x00", 4);
+    tok_spm *spm = open_spm(bytes, n + 4);
+    tok_model *t = open_bytes(bytes, n + 4);
+    assert_false(tok_dummy_prefix(t));
+    check_parts(t, spm, &seed);
+    tok_close(t);
+    tok_spm_close(spm);
+}
+
 /* ---- special pieces ---- */
 
 static void specials(void **state) {
@@ -352,6 +449,7 @@ int main(void) {
         cmocka_unit_test(golden_rows),
         cmocka_unit_test(random_round_trips),
         cmocka_unit_test(long_runs),
+        cmocka_unit_test(parts_equal_whole),
         cmocka_unit_test(specials),
         cmocka_unit_test(special_text_stays_text),
         cmocka_unit_test(pieces),
