@@ -175,6 +175,7 @@ def write_model(path, variant="v2", dtype="F32", seed=1, tokenizer=False, config
         shape.setdefault("vocab", count_pieces(source))
         shutil.copyfile(source, os.path.join(path, "tokenizer.model"))
     made = make_config(variant, **shape)
+    made["torch_dtype"] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]
     made.update(config or {})
     rng = random.Random(seed)
     tensors = [(name, dims, draw(rng, name, dims)) for name, dims in tensor_shapes(made)]
