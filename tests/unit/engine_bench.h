@@ -1,5 +1,5 @@
-/* Harness of the engine tests: an engine over the fake model, answers collected from events, and
- * random requests. */
+/* Harness of the engine tests: answers collected from events, random requests; and (fake_bench.c)
+ * an engine over the fake model. */
 #ifndef TNL_TESTS_ENGINE_BENCH_H
 #define TNL_TESTS_ENGINE_BENCH_H
 
@@ -12,9 +12,13 @@ typedef struct bench {
     eng_open_params o;
 } bench;
 
+/* ---- fake_bench.c ---- */
+
 /* Pieces read "abc..." from id 3 on, so that a chained answer is a run of letters. */
 void bench_open(bench *b, int parallel, int queue, int64_t step_tokens);
 void bench_close(bench *b);
+
+/* ---- engine_bench.c: any model ---- */
 
 /* accepted = ended + running + queued, at any moment */
 void check_identity(eng_engine *e);
