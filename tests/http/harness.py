@@ -289,8 +289,7 @@ class Server:
     def warm_up(self):
         """Let the allocator's heaps grow to what large prompts need, so that growth later is a
         leak."""
-        text = "the old man went down to the sea " * 4000
-        for _ in range(3):
+        for text in ["the old man went down to the sea " * 4000, "\U0001f422" * 30000] * 2:
             together([lambda: self.post("/generate", {"prompt": text, "max_tokens": 1})] * 2)
 
     def baseline(self):
@@ -317,9 +316,11 @@ class Server:
         ended = sum(v for k, v in m.items() if k.startswith("tnl_requests_finished_total"))
         assert m["tnl_requests_accepted_total"] == ended
         wait_until(lambda: self.fds() <= self.fd_base + 1, "descriptors are closed")
-        if not SANITIZED:
-            assert self.rss() <= self.rss_base + memory
         self.no_report()
+        grown = self.rss() - self.rss_base
+        if not SANITIZED and grown > memory:
+            self.rss_base += grown  # blame this test only
+            raise AssertionError("%.1f MB more resident than before" % (grown / 1e6))
 
 
 def together(calls):
