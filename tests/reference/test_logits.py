@@ -85,6 +85,51 @@ def test_logits(case, tmp_path):
     assert error(widened, want) < TOLERANCE
 
 
+def read_state(path, layers, heads, block):
+    """The exported state: position, and per layer (S, K, V) as the reference has them. Layout per
+    head S [Dk][Dv], K [B][Dk], V [B][Dv]; a layer is rounded up to 16 floats."""
+    with open(path, "rb") as f:
+        raw = f.read()
+    assert raw[:8] == b"TNLSTATE"
+    pos = int.from_bytes(raw[32:40], "little")
+    data, at, out = np.frombuffer(raw[48:], dtype="<f4").astype(np.float64), 0, []
+    for dk, dv in layers:
+        n = dk * dv + block * (dk + dv)
+        per_head = data[at : at + heads * n].reshape(heads, n)
+        s = per_head[:, : dk * dv].reshape(heads, dk, dv)
+        k = per_head[:, dk * dv : dk * dv + block * dk].reshape(heads, block, dk)
+        v = per_head[:, dk * dv + block * dk :].reshape(heads, block, dv)
+        out.append((s, k.transpose(1, 0, 2), v.transpose(1, 0, 2)))
+        at += -(-heads * n // 16) * 16
+    assert at == len(data)
+    return pos, out
+
+
+@pytest.mark.parametrize("case", range(0, CASES, 3))
+def test_state(case, tmp_path):
+    """The exported state is what its definition says: S as of the last block boundary, then the
+    pending rows, then zeros."""
+    folder = str(tmp_path / "model")
+    config, _ = folders.draw_folder(folder, SEED, case)
+    rng = np.random.default_rng([SEED, case, 2])
+    n = int(rng.integers(1, 700))
+    tokens = rng.integers(0, config["vocab_size"], n)
+    model, kept = ref.Model(folder), []
+    model.logits(tokens, kept)
+    exported = str(tmp_path / "state")
+    report, _ = dump(folder, tokens, [17, 90, 1], tmp_path, "-e", exported)
+    block, heads = report["block"], config["decoder_attention_heads"]
+    shapes = [(k.shape[2], v.shape[2]) for k, v in kept]
+    pos, got = read_state(exported, shapes, heads, block)
+    assert pos == n
+    for layer, ((s, k, v), (S, K, V)) in enumerate(zip(got, model.state(kept, block))):
+        used = n % block
+        assert len(K) == used and not k[used:].any() and not v[used:].any()
+        for a, b in ((s, S), (k[:used], K), (v[:used], V)):
+            assert a.shape == b.shape
+            assert np.max(np.abs(a - b), initial=0) <= TOLERANCE * np.max(np.abs(b), initial=1e-6)
+
+
 @pytest.mark.parametrize("case", [0, 1])
 def test_the_comparison_can_fail(case, tmp_path):
     """One weight changed in its third decimal must be seen."""
