@@ -1,5 +1,6 @@
 /* The tokenizer on two small models (tests/data/make_tokenizers.py): ids and texts as the
  * SentencePiece package for Python gave them, special pieces, limits, errors of opening. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -313,6 +314,41 @@ static void parts_equal_whole(void **state) {
     tok_spm_close(spm);
 }
 
+/* ---- one model, several threads ---- */
+
+static void *encode_and_decode(void *arg) {
+    (void)arg;
+    bool failed = false;
+    for (int round = 0; round < 50; round++) {
+        for (int f = 0; f < N_FIXTURES; f++) {
+            const golden *g = &fixtures[f].rows[(size_t)round % fixtures[f].n_rows];
+            int32_t *ids = NULL;
+            char *text = NULL;
+            size_t n_ids, n;
+            if (tok_encode(fixtures[f].tok, g->text, strlen(g->text), &ids, &n_ids, NULL) ||
+                n_ids != g->n || memcmp(ids, g->ids, n_ids * sizeof *ids) != 0 ||
+                tok_decode(fixtures[f].tok, ids, n_ids, &text, &n, NULL) ||
+                strcmp(text, g->decoded) != 0)
+                failed = true;
+            free(ids);
+            free(text);
+        }
+    }
+    return failed ? (void *)fixtures : NULL; /* cmocka's assertions belong to the main thread */
+}
+
+static void threads_share_a_model(void **state) {
+    (void)state;
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_and_decode, NULL), 0);
+    for (int i = 0; i < 4; i++) {
+        void *result;
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_null(result);
+    }
+}
+
 /* ---- special pieces ---- */
 
 static void specials(void **state) {
@@ -450,6 +486,7 @@ int main(void) {
         cmocka_unit_test(random_round_trips),
         cmocka_unit_test(long_runs),
         cmocka_unit_test(parts_equal_whole),
+        cmocka_unit_test(threads_share_a_model),
         cmocka_unit_test(specials),
         cmocka_unit_test(special_text_stays_text),
         cmocka_unit_test(pieces),
