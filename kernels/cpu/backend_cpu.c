@@ -43,7 +43,7 @@ static void cpu_close(kn_backend *be) {
 
 /* Half of the second-level cache: a weight panel lives there while rows pass over it. */
 static size_t scratch_bytes(void) {
-    const long least = 256 << 10, most = 2 << 20;
+    const long least = KN_CPU_LEAST_SCRATCH * (long)sizeof(float), most = 2 << 20;
     long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where unknown */
     long half = l2 > 0 ? l2 / 2 : 512 << 10;
     return (size_t)(half < least ? least : half > most ? most : half) / 64 * 64;
@@ -52,7 +52,7 @@ static size_t scratch_bytes(void) {
 static tnl_status open_parts(kn_cpu *c, int threads, const char *isa, tnl_error *err) {
     TNL_TRY(kn_dsp_init(&c->dsp, isa, err));
     TNL_TRY(tnl_pool_open(&c->pool, threads, err));
-    size_t bytes = scratch_bytes();
+    const size_t bytes = scratch_bytes();
     c->scratch_floats = bytes / sizeof *c->scratch;
     c->scratch = aligned_alloc(64, bytes * (size_t)threads);
     if (!c->scratch)

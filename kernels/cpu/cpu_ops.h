@@ -15,12 +15,15 @@
 /* Elements of one step of an elementwise operation that are worth a second thread. */
 #define KN_CPU_GRAIN 8192
 
+/* Scratch that linattn needs in any case. */
+#define KN_CPU_LEAST_SCRATCH (48 << 10)
+
 typedef struct kn_cpu {
     kn_backend base; /* first: kn_backend pointers of this backend are kn_cpu pointers */
     kn_dsp dsp;
     tnl_pool *pool;
-    size_t scratch_floats;
-    float *scratch; /* [threads][scratch_floats], 64-byte aligned */
+    size_t scratch_floats; /* >= KN_CPU_LEAST_SCRATCH, a multiple of 16 */
+    float *scratch;        /* [threads][scratch_floats], 64-byte aligned */
 } kn_cpu;
 
 static inline kn_cpu *kn_cpu_of(kn_backend *be) {

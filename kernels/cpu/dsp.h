@@ -22,13 +22,12 @@
 #include "kernels/dtype.h"
 #include "kernels/kernels.h"
 
-/* Most rows that dot_few takes, and most outputs of one dot_many panel. */
+/* Most rows of one call of dot_few, and most outputs of one panel of dot_many. */
 #define KN_FEW_ROWS 6
 #define KN_PANEL_OUTS 40
 
 typedef struct kn_dsp {
     const char *isa;
-    int panel_step; /* panels of a multiple of so many outputs suit dot_many best */
 
     /* dst[i] = src[i] * scale, src of the row's dtype. */
     void (*widen[KN_DTYPE_COUNT])(float *dst, const void *src, int64_t n, float scale);
@@ -39,9 +38,11 @@ typedef struct kn_dsp {
                                     int64_t rows, const void *w, int64_t n_out, int64_t n_in);
 
     /* The same sums, same bits, for any number of rows over a panel w [n_out][ldw] of f32 that
-     * stays in the cache; n_out <= KN_PANEL_OUTS. */
+     * stays in the second-level cache; n_out <= KN_PANEL_OUTS. For when multiply-adds are the
+     * limit. Meanwhile asks memory for next_bytes at next (the next panel's weights; may be 0). */
     void (*dot_many)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
-                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in);
+                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in, const void *next,
+                     int64_t next_bytes);
 
     /* c[r][j] = (add ? c[r][j] : 0) + sum over i of a[r a_row + i a_col] b[i][j], step order;
      * r < rows, i < n, j < cols. n may be 0. */

@@ -44,10 +44,12 @@ WIDEN_AND_DOT(f16)
 WIDEN_AND_DOT(bf16)
 
 static void dot_many_ref(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
-                         const float *w, int64_t ldw, int64_t n_out, int64_t n_in) {
+                         const float *w, int64_t ldw, int64_t n_out, int64_t n_in,
+                         const void *next, int64_t next_bytes) {
+    (void)next;
+    (void)next_bytes;
     for (int64_t o = 0; o < n_out; o++)
-        for (int64_t r = 0; r < rows; r++)
-            dot_few_f32_ref(y + r * ldy + o, 1, x + r * ldx, 1, 1, w + o * ldw, 1, n_in);
+        dot_few_f32_ref(y + o, ldy, x, ldx, rows, w + o * ldw, 1, n_in);
 }
 
 static void outer_ref(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
@@ -168,7 +170,6 @@ static bool all_finite_ref(const float *x, int64_t n) {
 
 void kn_dsp_fill_ref(kn_dsp *d) {
     *d = (kn_dsp){
-        .panel_step = 1,
         .widen = {widen_f32_ref, widen_f16_ref, widen_bf16_ref},
         .dot_few = {dot_few_f32_ref, dot_few_f16_ref, dot_few_bf16_ref},
         .dot_many = dot_many_ref,

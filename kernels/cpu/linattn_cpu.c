@@ -8,12 +8,12 @@
  * Every element goes through these steps in this order whether a block arrives whole or row by
  * row; tiles only decide which elements share a load. Nothing is masked by multiplication and no
  * pending row beyond those in use is read. */
-#include <assert.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu_ops.h"
 
 #define ROWS 4       /* query rows that share loads of V; a tile of `outer` */
+#define SCORE_ROWS 12 /* query rows scored together, up to the last one's pending row */
 #define FOLD_ROWS 16 /* rows of S folded at a time */
 #define FOLD_COLS 256
 
@@ -39,8 +39,13 @@ typedef struct head_view {
     float *S, *K, *V; /* [Dk][Dv], pending [B][Dk] and [B][Dv] */
     const float *pow; /* [B+1] */
     float fold;
-    float *scores; /* [B][B] scratch */
+    float *scores;  /* [B][B] */
+    float *scratch; /* of fold_block */
 } head_view;
+
+_Static_assert(KN_CPU_BLOCK * KN_CPU_BLOCK + FOLD_ROWS * (FOLD_COLS + KN_CPU_BLOCK) <=
+                   KN_CPU_LEAST_SCRATCH,
+               "scores and fold_block's scratch");
 
 static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -52,15 +57,15 @@ static int64_t head_floats(int64_t Dk, int64_t Dv, int64_t B) {
 
 /* scores[r][i] = (q_r . k_i) exp(-s (r-i)) for i <= r, rows r0..r0+n of the block. */
 static void block_scores(const head_view *h, const float *q, int64_t ldq, int64_t r0, int64_t n) {
-    for (int64_t g = 0; g < n; g += KN_FEW_ROWS) {
-        int64_t rows = min64(KN_FEW_ROWS, n - g), in_use = r0 + g + rows;
+    for (int64_t g = 0; g < n; g += SCORE_ROWS) {
+        int64_t rows = min64(SCORE_ROWS, n - g), in_use = r0 + g + rows;
         float *s = h->scores + (r0 + g) * h->B;
-        if (rows < KN_FEW_ROWS)
+        if (rows <= KN_FEW_ROWS)
             h->dsp->dot_few[KN_F32](s, h->B, q + g * ldq, ldq, rows, h->K, in_use, h->Dk);
         else
             for (int64_t i = 0; i < in_use; i += KN_PANEL_OUTS)
                 h->dsp->dot_many(s + i, h->B, q + g * ldq, ldq, rows, h->K + i * h->Dk, h->Dk,
-                                 min64(KN_PANEL_OUTS, in_use - i), h->Dk);
+                                 min64(KN_PANEL_OUTS, in_use - i), h->Dk, NULL, 0);
     }
     for (int64_t r = r0; r < r0 + n; r++)
         for (int64_t i = 0; i <= r; i++)
@@ -87,7 +92,7 @@ static void block_outputs(const head_view *h, float *o, int64_t ldo, const float
 
 /* S += fma(S, expm1(-s B), sum over j of (exp(-s (B-1-j)) k_j) v_j^T), tile by tile of S. */
 static void fold_block(const head_view *h) {
-    float *sum = h->scores;             /* [FOLD_ROWS][FOLD_COLS]; the scores are spent */
+    float *sum = h->scratch;                /* [FOLD_ROWS][FOLD_COLS] */
     float *k = sum + FOLD_ROWS * FOLD_COLS; /* [B][FOLD_ROWS] decayed keys */
     for (int64_t d0 = 0; d0 < h->Dk; d0 += FOLD_ROWS) {
         int64_t rows = min64(FOLD_ROWS, h->Dk - d0);
@@ -118,6 +123,7 @@ static head_view view_head(const linattn_job *j, const kn_linattn_seg *seg, int6
         .pow = j->decay->pow + head * (B + 1),
         .fold = j->decay->fold[head],
         .scores = kn_cpu_scratch(j->c, worker),
+        .scratch = kn_cpu_scratch(j->c, worker) + B * B,
     };
 }
 
@@ -153,10 +159,6 @@ void kn_cpu_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64
                     const kn_decay *decay, const kn_linattn_dims *d, const kn_linattn_seg *segs,
                     int64_t n_segs) {
     kn_cpu *c = kn_cpu_of(be);
-    const int64_t B = be->block;
-    assert((size_t)(B * B) <= c->scratch_floats &&
-           (size_t)(FOLD_ROWS * (FOLD_COLS + B)) <= c->scratch_floats);
-    (void)B;
     linattn_job j = {c, o, ldo, q, ldq, k, ldk, v, ldv, decay, d, segs};
     tnl_pool_run(c->pool, n_segs * d->H, 1, run_heads, &j);
 }

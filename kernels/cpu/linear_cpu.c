@@ -2,19 +2,23 @@
  * rows, the same bits:
  *   few rows   the weights are streamed once, as stored; memory is the limit
  *   many rows  a panel of outputs is widened to f32 into this thread's scratch, which stays in
- *              the second-level cache while all rows pass over it; multiply-adds are the limit
- * Work is split over outputs, and over rows when there are too few panels to go round. */
+ *              the second-level cache while a block of rows passes over it; multiply-adds are the
+ *              limit, and the next panel's weights are fetched meanwhile
+ * Work is split over outputs and rows, never over a sum. */
 #include <assert.h>
 #include <stddef.h>
 
 #include "kernels/cpu/cpu_ops.h"
 
-/* Up to this many rows, streaming (row group after row group) beats packing a panel. */
-#define FEW_LIMIT 16
+/* Up to this many rows, streaming (group after group of rows) beats packing a panel. */
+#ifndef FEW_LIMIT
+#define FEW_LIMIT 12
+#endif
 
 #define FEW_OUTS 64                /* outputs of one tile of the few-row path */
 #define FEW_CHUNK_BYTES (96 << 10) /* weights a thread takes at a time */
-#define MANY_ROWS 64               /* rows of one tile of the many-row path */
+#define TILE_ROWS 48               /* rows of one tile of the many-row path */
+#define BLOCK_BYTES (3 << 20)      /* rows of x that pass over all panels before the next ones do */
 
 typedef struct linear_job {
     kn_cpu *c;
@@ -25,7 +29,7 @@ typedef struct linear_job {
     const kn_tensor *w;
     const float *bias;
     kn_epilogue epi;
-    int64_t panel_outs, row_parts;
+    int64_t panel_outs, panels, block_rows;
 } linear_job;
 
 static const char *weight_row(const kn_tensor *w, int64_t o) {
@@ -76,55 +80,70 @@ static int64_t panel_ld(int64_t cols) {
     return (cols + 15) / 16 * 16 + 16;
 }
 
-/* Items are (panel, part of the rows), parts of one panel side by side. */
+/* The panel that this thread will probably take next: chunks go round. */
+static int64_t panel_ahead(const linear_job *j, int64_t panel, const void **next) {
+    int64_t o = (panel + j->c->base.threads) % j->panels * j->panel_outs;
+    int64_t outs = min64(j->panel_outs, j->w->rows - o);
+    *next = weight_row(j->w, o);
+    return weight_row(j->w, o + outs) - weight_row(j->w, o);
+}
+
+/* Items are (block of rows, panel), the panels of one block of rows side by side. */
 static void many_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     const linear_job *j = ctx;
     const kn_dsp *dsp = &j->c->dsp;
     const int64_t cols = j->w->cols, ld = panel_ld(cols);
-    float *panel = kn_cpu_scratch(j->c, worker);
-    float tile[MANY_ROWS * KN_PANEL_OUTS];
+    float *tile = kn_cpu_scratch(j->c, worker), *panel = tile + TILE_ROWS * KN_PANEL_OUTS;
     for (int64_t i = begin; i < end; i++) {
-        int64_t o0 = i / j->row_parts * j->panel_outs, part = i % j->row_parts;
-        int64_t outs = min64(j->panel_outs, j->w->rows - o0);
-        int64_t r_end = j->n * (part + 1) / j->row_parts;
-        for (int64_t o = 0; o < outs; o++)
-            dsp->widen[j->w->dtype](panel + o * ld, weight_row(j->w, o0 + o), cols, 1.0f);
-        for (int64_t r = j->n * part / j->row_parts; r < r_end; r += MANY_ROWS) {
-            int64_t rows = min64(MANY_ROWS, r_end - r);
+        int64_t r = i / j->panels * j->block_rows, p = i % j->panels, o = p * j->panel_outs;
+        int64_t r_end = min64(r + j->block_rows, j->n), outs = min64(j->panel_outs, j->w->rows - o);
+        const void *next;
+        int64_t next_bytes = panel_ahead(j, p, &next);
+        for (int64_t a = 0; a < outs; a++)
+            dsp->widen[j->w->dtype](panel + a * ld, weight_row(j->w, o + a), cols, 1.0f);
+        for (; r < r_end; r += TILE_ROWS, next_bytes = 0) {
+            int64_t rows = min64(TILE_ROWS, r_end - r);
             dsp->dot_many(tile, KN_PANEL_OUTS, j->x + r * j->ldx, j->ldx, rows, panel, ld, outs,
-                          cols);
-            finish_tile(j, tile, KN_PANEL_OUTS, r, rows, o0, outs);
+                          cols, next, next_bytes);
+            finish_tile(j, tile, KN_PANEL_OUTS, r, rows, o, outs);
         }
     }
 }
 
-/* Outputs of a panel: as many as the scratch holds, then evened out; 0 when not even one step
- * fits. */
+/* Outputs of a panel: as many as the scratch holds, then evened out; 0 when too few fit. */
 static int64_t choose_panel(const kn_cpu *c, int64_t outs, int64_t cols) {
-    int64_t step = c->dsp.panel_step;
-    int64_t most = min64((int64_t)c->scratch_floats / panel_ld(cols), KN_PANEL_OUTS) / step * step;
+    const int64_t step = 4;
+    int64_t room = (int64_t)c->scratch_floats - TILE_ROWS * KN_PANEL_OUTS;
+    int64_t most = min64(room / panel_ld(cols), KN_PANEL_OUTS) / step * step;
     if (most == 0)
         return 0;
     int64_t panels = (outs + most - 1) / most;
     int64_t even = (outs + panels - 1) / panels;
-    return min64((even + step - 1) / step * step, most);
+    return (even + step - 1) / step * step;
+}
+
+static void run_many(linear_job *j) {
+    int64_t rows = BLOCK_BYTES / (int64_t)sizeof(float) / j->w->cols;
+    j->block_rows = rows < 2 * TILE_ROWS ? 2 * TILE_ROWS : rows / TILE_ROWS * TILE_ROWS;
+    j->panels = (j->w->rows + j->panel_outs - 1) / j->panel_outs;
+    if (j->panels < 4 * j->c->base.threads) /* too few to go round: split the rows too */
+        j->block_rows = TILE_ROWS;
+    int64_t blocks = (j->n + j->block_rows - 1) / j->block_rows;
+    tnl_pool_run(j->c->pool, blocks * j->panels, 1, many_rows, j);
 }
 
 void kn_cpu_linear(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
                    const kn_tensor *w, const float *bias, kn_epilogue epi) {
     kn_cpu *c = kn_cpu_of(be);
-    linear_job j = {c, y, ldy, x, ldx, n, w, bias, epi, 0, 1};
+    linear_job j = {c, y, ldy, x, ldx, n, w, bias, epi, 0, 0, 0};
     if (n <= 0)
         return;
     j.panel_outs = n > FEW_LIMIT ? choose_panel(c, w->rows, w->cols) : 0;
-    if (j.panel_outs == 0) {
-        int64_t row_bytes = weight_row(w, 1) - weight_row(w, 0);
-        int64_t grain = FEW_CHUNK_BYTES / row_bytes / 16 * 16; /* whole cache lines of y */
-        tnl_pool_run(c->pool, w->rows, grain < 16 ? 16 : grain, few_rows, &j);
+    if (j.panel_outs > 0) {
+        run_many(&j);
         return;
     }
-    int64_t panels = (w->rows + j.panel_outs - 1) / j.panel_outs;
-    int64_t wanted = (8 * (int64_t)be->threads + panels - 1) / panels;
-    j.row_parts = min64(wanted, (n + MANY_ROWS - 1) / MANY_ROWS);
-    tnl_pool_run(c->pool, panels * j.row_parts, 1, many_rows, &j);
+    int64_t row_bytes = weight_row(w, 1) - weight_row(w, 0);
+    int64_t grain = FEW_CHUNK_BYTES / row_bytes / 16 * 16; /* whole cache lines of y */
+    tnl_pool_run(c->pool, w->rows, grain < 16 ? 16 : grain, few_rows, &j);
 }

@@ -79,7 +79,7 @@ static void layernorm_body(ck *k, const kn_dsp *d, void *ctx, float *y) {
         slack = fmax(slack, fabs((double)c->w[i]));
     }
     /* what one rounding of the mean and of the differences is worth after scaling */
-    slack = slack * top * f * 0x1p-23 * 4 + 1e-6;
+    slack = slack * top * f * 0x1p-23 * 10 + 1e-6;
     d->layernorm(y, x, c->w, c->b, n, 1e-5f);
     ck_near(k, c->row.what, y, want, n, (ck_tol){3e-6, slack});
 }

@@ -6,9 +6,11 @@
 #define MOST_ROWS 8
 #define MOST_OUTS 8
 
-/* Inputs of one block of dot_many: the x rows of a tile stay in the first-level cache while the
+/* Inputs of one block of dot_many: the x rows of a group stay in the first-level cache while the
  * panel streams by from the second. */
+#ifndef INPUT_BLOCK
 #define INPUT_BLOCK 512
+#endif
 
 /* Reduce the tile's partial sums into y. */
 V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const int R,
@@ -109,13 +111,18 @@ DOT_FEW(f32, 4)
 DOT_FEW(f16, 2)
 DOT_FEW(bf16, 2)
 
-/* What one tile of dot_many works on: a block of n inputs out of a row. */
+/* dot_many: for each group of rows, block by block of the inputs, all tiles of the panel. Between
+ * blocks the partial sums of the group wait in `carry`. */
 typedef struct many_args {
+    float *y;
+    int64_t ldy;
     const float *x;
     int64_t ldx;
     const float *w;
     int64_t ldw, n;
-    bool first, last; /* block of the row: start from zero, reduce at the end */
+    float *carry;
+    bool first, last;       /* block of the row: start from zero, reduce at the end */
+    const char *ahead, *end; /* memory to ask for: a line a step, in every tile */
 } many_args;
 
 #define MW_FULL(o) v16_load(w + (o)*g->ldw + i)
@@ -123,70 +130,98 @@ typedef struct many_args {
 #define MX_FULL(r) v16_load(x + (r)*g->ldx + i)
 #define MX_PART(r) v16_loadn(x + (r)*g->ldx + i, rest)
 
-/* R rows at x, O outputs at w; `carry` holds the tile's partial sums between blocks. */
-V16_FN void many_tile(const many_args *g, float *y, int64_t ldy, const float *x, const float *w,
-                      float *carry, const int R, const int O) {
+V16_FN void many_tile(const many_args *g, const int R, const int O) {
     v16 acc[MOST_ROWS][MOST_OUTS];
+    const float *x = g->x, *w = g->w;
+    const char *ahead = g->ahead;
+    const int64_t line = ahead < g->end ? 64 : 0;
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int o = 0; o < O; o++)
-            acc[r][o] = g->first ? v16_zero() : v16_load(carry + 16 * (r * O + o));
+            acc[r][o] = g->first ? v16_zero() : v16_load(g->carry + 16 * (r * O + o));
     int64_t i = 0;
-    for (; i + 16 <= g->n; i += 16)
+    for (; i + 16 <= g->n; i += 16, ahead += line) {
+        __builtin_prefetch(ahead, 0, 2);
         TILE_STEP(MX_FULL, MW_FULL);
+    }
     int64_t rest = g->n - i;
     if (rest > 0)
         TILE_STEP(MX_PART, MW_PART);
     if (g->last) {
-        sum_tile(y, ldy, acc, R, O);
+        sum_tile(g->y, g->ldy, acc, R, O);
         return;
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int o = 0; o < O; o++)
-            v16_store(carry + 16 * (r * O + o), acc[r][o]);
+            v16_store(g->carry + 16 * (r * O + o), acc[r][o]);
 }
 
-/* R rows against the whole panel, block by block of the inputs. */
-V16_FN void many_group(float *y, int64_t ldy, const float *x, int64_t ldx, const float *w,
-                       int64_t ldw, int64_t n_out, int64_t n_in, const int R) {
-    _Alignas(64) float carry[KN_PANEL_OUTS * V16_MANY_ROWS * 16];
-    many_args g = {x, ldx, w, ldw, 0, true, false};
-    const int O = V16_MANY_OUTS;
-    for (int64_t i = 0; i < n_in; i += INPUT_BLOCK, g.first = false) {
-        g.last = n_in - i <= INPUT_BLOCK;
-        g.n = g.last ? n_in - i : INPUT_BLOCK;
-        int64_t o = 0;
-        for (; o + O <= n_out; o += O)
-            many_tile(&g, y + o, ldy, x + i, w + o * ldw + i, carry + 16 * R * o, R, O);
-        for (; o < n_out; o++)
-            many_tile(&g, y + o, ldy, x + i, w + o * ldw + i, carry + 16 * R * o, R, 1);
+#define MANY_TILE(R)                                                                               \
+    static void many_tile_##R(const many_args *g, bool whole) {                                    \
+        if (whole)                                                                                 \
+            many_tile(g, R, V16_MANY_OUTS);                                                        \
+        else                                                                                       \
+            many_tile(g, R, 1);                                                                    \
     }
+MANY_TILE(1)
+MANY_TILE(2)
+MANY_TILE(3)
+#if V16_MANY_ROWS > 3
+MANY_TILE(4)
+MANY_TILE(5)
+MANY_TILE(6)
+#endif
+
+static void (*const many_tiles[])(const many_args *g, bool whole) = {
+    many_tile_1, many_tile_2, many_tile_3,
+#if V16_MANY_ROWS > 3
+    many_tile_4, many_tile_5, many_tile_6,
+#endif
+};
+
+/* One block of inputs: a group of `rows` rows against all outputs of the panel. */
+static const char *many_block(many_args g, int64_t rows, int64_t n_out) {
+    for (int64_t o = 0, outs; o < n_out; o += outs) {
+        bool whole = o + V16_MANY_OUTS <= n_out;
+        outs = whole ? V16_MANY_OUTS : 1;
+        many_tiles[rows - 1](&g, whole);
+        g.y += outs;
+        g.w += outs * g.ldw;
+        g.carry += 16 * rows * outs;
+        if (g.ahead < g.end)
+            g.ahead += g.n / 16 * 64;
+    }
+    return g.ahead;
 }
 
 static void dot_many(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
-                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in) {
-    int64_t r = 0;
-    for (; r + V16_MANY_ROWS <= rows; r += V16_MANY_ROWS)
-        many_group(y + r * ldy, ldy, x + r * ldx, ldx, w, ldw, n_out, n_in, V16_MANY_ROWS);
-    y += r * ldy;
-    x += r * ldx;
-    switch (rows - r) {
-    case 1: many_group(y, ldy, x, ldx, w, ldw, n_out, n_in, 1); break;
-    case 2: many_group(y, ldy, x, ldx, w, ldw, n_out, n_in, 2); break;
-#if V16_MANY_ROWS > 3
-    case 3: many_group(y, ldy, x, ldx, w, ldw, n_out, n_in, 3); break;
-    case 4: many_group(y, ldy, x, ldx, w, ldw, n_out, n_in, 4); break;
-    case 5: many_group(y, ldy, x, ldx, w, ldw, n_out, n_in, 5); break;
-#endif
-    default: break;
+                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in, const void *next,
+                     int64_t next_bytes) {
+    _Alignas(64) float carry[KN_PANEL_OUTS * V16_MANY_ROWS * 16];
+    const char *here = (const char *)w;
+    many_args g = {.ldy = ldy, .ldx = ldx, .ldw = ldw, .carry = carry};
+    g.ahead = next_bytes ? next : here;
+    g.end = g.ahead + next_bytes;
+    for (int64_t r = 0; r < rows; r += V16_MANY_ROWS) {
+        int64_t group = rows - r < V16_MANY_ROWS ? rows - r : V16_MANY_ROWS;
+        g.y = y + r * ldy;
+        for (int64_t k = 0; k < n_in; k += INPUT_BLOCK) {
+            g.first = k == 0;
+            g.last = n_in - k <= INPUT_BLOCK;
+            g.n = g.last ? n_in - k : INPUT_BLOCK;
+            g.x = x + r * ldx + k;
+            g.w = w + k;
+            if (g.ahead >= g.end)
+                g.ahead = g.end = here;
+            g.ahead = many_block(g, group, n_out);
+        }
     }
 }
 
 static void fill_linear(kn_dsp *d) {
-    d->panel_step = V16_MANY_OUTS;
     d->dot_few[KN_F32] = dot_few_f32;
     d->dot_few[KN_F16] = dot_few_f16;
     d->dot_few[KN_BF16] = dot_few_bf16;
