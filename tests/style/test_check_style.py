@@ -155,6 +155,23 @@ class CheckStyle(unittest.TestCase):
         self.expect({}, "HEAD:", "characters", "Add " + "x" * 70)
         self.expect({}, "HEAD:", "no empty line", "Add a thing\nbecause")
 
+    def test_symbols(self):
+        source = "int eng_good(void);\nint eng_good(void) { return MHD_stop(); }\nint bad_name;\n"
+        with tempfile.TemporaryDirectory() as build:
+            folder = os.path.join(build, "server", "engine")
+            os.makedirs(folder)
+            with open(os.path.join(folder, "e.c"), "w", encoding="utf-8") as f:
+                f.write("int MHD_stop(void);\n" + source)
+            for cmd in (["cc", "-c", "e.c"], ["ar", "rc", "libtnl_engine.a", "e.o"]):
+                subprocess.run(cmd, cwd=folder, check=True)
+            script = os.path.join(ROOT, "scripts", "check_style")
+            cmd = [sys.executable, script, "--build", build]
+            run = subprocess.run(cmd, capture_output=True, text=True, check=False)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("bad_name does not begin with eng_", run.stdout)
+        self.assertIn("uses MHD_stop", run.stdout)
+        self.assertEqual(len(run.stdout.splitlines()), 2, run.stdout)
+
 
 if __name__ == "__main__":
     unittest.main()
