@@ -16,7 +16,7 @@ static bool take(json_cursor *c, char want) {
     return true;
 }
 
-bool json_open(json_cursor *c, char bracket) {
+bool mdl_json_open(json_cursor *c, char bracket) {
     return take(c, bracket);
 }
 
@@ -30,19 +30,19 @@ static bool next(json_cursor *c, bool *first, char closer) {
     return c->at < c->end;
 }
 
-bool json_next_member(json_cursor *c, bool *first, json_str *key) {
-    if (!next(c, first, '}') || !json_string(c, key))
+bool mdl_json_next_member(json_cursor *c, bool *first, json_str *key) {
+    if (!next(c, first, '}') || !mdl_json_string(c, key))
         return false;
     take(c, ':');
     skip_space(c);
     return true;
 }
 
-bool json_next_item(json_cursor *c, bool *first) {
+bool mdl_json_next_item(json_cursor *c, bool *first) {
     return next(c, first, ']');
 }
 
-bool json_string(json_cursor *c, json_str *out) {
+bool mdl_json_string(json_cursor *c, json_str *out) {
     if (!take(c, '"'))
         return false;
     *out = (json_str){.s = c->at};
@@ -55,7 +55,7 @@ bool json_string(json_cursor *c, json_str *out) {
     return take(c, '"');
 }
 
-bool json_u64(json_cursor *c, uint64_t *out) {
+bool mdl_json_u64(json_cursor *c, uint64_t *out) {
     const char *p = c->at;
     uint64_t v = 0;
     for (; p < c->end && *p >= '0' && *p <= '9'; p++)
@@ -70,7 +70,7 @@ bool json_u64(json_cursor *c, uint64_t *out) {
 }
 
 /* Brackets balance and strings end: that was checked. */
-void json_skip(json_cursor *c) {
+void mdl_json_skip(json_cursor *c) {
     int depth = 0;
     do {
         json_str ignored;
@@ -79,7 +79,7 @@ void json_skip(json_cursor *c) {
             return;
         char ch = *c->at;
         if (ch == '"') {
-            json_string(c, &ignored);
+            mdl_json_string(c, &ignored);
             continue;
         }
         if (ch == '{' || ch == '[')
@@ -95,13 +95,13 @@ void json_skip(json_cursor *c) {
     } while (depth > 0);
 }
 
-bool json_str_is(json_str a, const char *text) {
+bool mdl_json_str_is(json_str a, const char *text) {
     return a.n == strlen(text) && memcmp(a.s, text, a.n) == 0;
 }
 
-void json_show(const json_cursor *c, char *out, size_t cap) {
+void mdl_json_show(const json_cursor *c, char *out, size_t cap) {
     json_cursor end = *c;
-    json_skip(&end);
+    mdl_json_skip(&end);
     if (cap > 44)
         cap = 44;
     size_t n = (size_t)(end.at - c->at), o = 0;

@@ -19,19 +19,20 @@ typedef struct json_str {
     bool escaped; /* it holds a backslash: the raw bytes are not the text */
 } json_str;
 
-/* Iterate: `first` starts true. json_next_member stands at the value after it returns true. Both
- * return false at the end of the container (consumed). Call only after json_open succeeded. */
-bool json_open(json_cursor *c, char bracket); /* '{' or '[' */
-bool json_next_member(json_cursor *c, bool *first, json_str *key);
-bool json_next_item(json_cursor *c, bool *first);
+/* Iterate: `first` starts true. mdl_json_next_member stands at the value after it returns true.
+ * Both return false at the end of the container (consumed). Call only after mdl_json_open
+ * succeeded. */
+bool mdl_json_open(json_cursor *c, char bracket); /* '{' or '[' */
+bool mdl_json_next_member(json_cursor *c, bool *first, json_str *key);
+bool mdl_json_next_item(json_cursor *c, bool *first);
 
-bool json_string(json_cursor *c, json_str *out);
-bool json_u64(json_cursor *c, uint64_t *out); /* digits only: no sign, fraction, exponent */
-void json_skip(json_cursor *c);               /* any value */
+bool mdl_json_string(json_cursor *c, json_str *out);
+bool mdl_json_u64(json_cursor *c, uint64_t *out); /* digits only: no sign, fraction, exponent */
+void mdl_json_skip(json_cursor *c);               /* any value */
 
-bool json_str_is(json_str a, const char *text);
+bool mdl_json_str_is(json_str a, const char *text);
 
 /* Text of the value under the cursor for messages: escaped, cut to fit. */
-void json_show(const json_cursor *c, char *out, size_t cap);
+void mdl_json_show(const json_cursor *c, char *out, size_t cap);
 
 #endif

@@ -28,7 +28,7 @@ typedef struct header {
 static tnl_status bad(const header *h, json_str tensor, const char *what, const json_cursor *c,
                       const char *expected) {
     char shown[48];
-    json_show(c, shown, sizeof shown);
+    mdl_json_show(c, shown, sizeof shown);
     return tnl_fail(h->err, TNL_E_DATA, "%s: tensor \"%.*s\": %s: found %s, expected %s", h->name,
                     (int)(tensor.n < 200 ? tensor.n : 200), tensor.s, what, shown, expected);
 }
@@ -36,12 +36,12 @@ static tnl_status bad(const header *h, json_str tensor, const char *what, const 
 static tnl_status read_shape(header *h, json_cursor *c, json_str name, mdl_tensor_found *f) {
     bool first = true;
     json_cursor start = *c;
-    if (!json_open(c, '['))
+    if (!mdl_json_open(c, '['))
         return bad(h, name, "shape", c, "a list of at most 8 whole numbers");
-    for (f->rank = 0; json_next_item(c, &first); f->rank++) {
+    for (f->rank = 0; mdl_json_next_item(c, &first); f->rank++) {
         if (f->rank == MDL_MAX_RANK)
             return bad(h, name, "shape", &start, "at most 8 dimensions");
-        if (!json_u64(c, &f->dims[f->rank]))
+        if (!mdl_json_u64(c, &f->dims[f->rank]))
             return bad(h, name, "shape", c, "a whole number below 2^64");
     }
     return TNL_OK;
@@ -52,12 +52,12 @@ static tnl_status read_offsets(header *h, json_cursor *c, json_str name, mdl_ten
     int n = 0;
     bool first = true;
     json_cursor start = *c;
-    if (!json_open(c, '['))
+    if (!mdl_json_open(c, '['))
         return bad(h, name, "data_offsets", c, "a list of two whole numbers");
-    for (; json_next_item(c, &first); n++) {
+    for (; mdl_json_next_item(c, &first); n++) {
         if (n == 2)
             return bad(h, name, "data_offsets", &start, "two whole numbers");
-        if (!json_u64(c, &v[n]))
+        if (!mdl_json_u64(c, &v[n]))
             return bad(h, name, "data_offsets", c, "a whole number below 2^64");
     }
     if (n != 2)
@@ -77,7 +77,7 @@ static tnl_status read_offsets(header *h, json_cursor *c, json_str name, mdl_ten
 static tnl_status read_dtype(header *h, json_cursor *c, json_str name, mdl_tensor_found *f) {
     json_cursor start = *c;
     json_str word;
-    if (!json_string(c, &word) || !mdl_dtype_by_st(&f->dtype, word))
+    if (!mdl_json_string(c, &word) || !mdl_dtype_by_st(&f->dtype, word))
         return bad(h, name, "dtype", &start, "\"F32\", \"F16\" or \"BF16\"");
     return TNL_OK;
 }
@@ -88,16 +88,16 @@ static tnl_status read_tensor(header *h, json_cursor *c, json_str name, mdl_tens
     bool first = true;
     json_str key;
     *f = (mdl_tensor_found){.name = name};
-    if (!json_open(c, '{'))
+    if (!mdl_json_open(c, '{'))
         return bad(h, name, "entry", c, "an object");
-    while (json_next_member(c, &first, &key)) {
-        if (json_str_is(key, "dtype")) {
+    while (mdl_json_next_member(c, &first, &key)) {
+        if (mdl_json_str_is(key, "dtype")) {
             TNL_TRY(read_dtype(h, c, name, f));
             seen |= DTYPE;
-        } else if (json_str_is(key, "shape")) {
+        } else if (mdl_json_str_is(key, "shape")) {
             TNL_TRY(read_shape(h, c, name, f));
             seen |= SHAPE;
-        } else if (json_str_is(key, "data_offsets")) {
+        } else if (mdl_json_str_is(key, "data_offsets")) {
             TNL_TRY(read_offsets(h, c, name, f));
             seen |= OFFSETS;
         } else {
@@ -119,10 +119,10 @@ static tnl_status read_tensor(header *h, json_cursor *c, json_str name, mdl_tens
 static tnl_status read_metadata(header *h, json_cursor *c) {
     bool first = true;
     json_str key, value;
-    if (!json_open(c, '{'))
+    if (!mdl_json_open(c, '{'))
         return tnl_fail(h->err, TNL_E_DATA, "%s: __metadata__: expected an object", h->name);
-    while (json_next_member(c, &first, &key))
-        if (!json_string(c, &value))
+    while (mdl_json_next_member(c, &first, &key))
+        if (!mdl_json_string(c, &value))
             return tnl_fail(h->err, TNL_E_DATA,
                             "%s: __metadata__: \"%.*s\": expected a text in quotes", h->name,
                             (int)(key.n < 60 ? key.n : 60), key.s);
@@ -145,10 +145,10 @@ static tnl_status keep(header *h, const mdl_tensor_found *f) {
 static tnl_status read_entries(header *h, json_cursor *c) {
     bool first = true;
     json_str name;
-    json_open(c, '{');
-    while (json_next_member(c, &first, &name)) {
+    mdl_json_open(c, '{');
+    while (mdl_json_next_member(c, &first, &name)) {
         mdl_tensor_found f;
-        if (json_str_is(name, "__metadata__")) {
+        if (mdl_json_str_is(name, "__metadata__")) {
             TNL_TRY(read_metadata(h, c));
             continue;
         }

@@ -15,7 +15,7 @@
 
 bool mdl_dtype_by_st(kn_dtype *out, json_str name) {
     for (int i = 0; i < KN_DTYPE_COUNT; i++)
-        if (kn_dtypes[i].st_name && json_str_is(name, kn_dtypes[i].st_name)) {
+        if (kn_dtypes[i].st_name && mdl_json_str_is(name, kn_dtypes[i].st_name)) {
             *out = (kn_dtype)i;
             return true;
         }
@@ -201,7 +201,7 @@ typedef struct shard_index {
 
 /* A plain name inside the folder; an index must not lead anywhere else. */
 static bool plain_name(const shard_index *x, json_str s) {
-    if (s.n == 0 || s.n > 255 || s.escaped || s.s[0] == '.' || json_str_is(s, x->file))
+    if (s.n == 0 || s.n > 255 || s.escaped || s.s[0] == '.' || mdl_json_str_is(s, x->file))
         return false;
     for (size_t i = 0; i < s.n; i++)
         if (s.s[i] == '/' || (unsigned char)s.s[i] < 0x20)
@@ -211,7 +211,7 @@ static bool plain_name(const shard_index *x, json_str s) {
 
 static int file_index(const mdl_tensors *t, json_str name) {
     for (int i = t->n_files - 1; i >= 0; i--)
-        if (json_str_is(name, t->files[i].name))
+        if (mdl_json_str_is(name, t->files[i].name))
             return i;
     return -1;
 }
@@ -221,13 +221,13 @@ static tnl_status read_shards(mdl_tensors *t, const shard_index *x, const char *
     json_cursor c = x->map;
     json_str tensor, file;
     bool first = true;
-    if (!json_open(&c, '{'))
+    if (!mdl_json_open(&c, '{'))
         return tnl_fail(err, TNL_E_DATA, "%s: weight_map: expected an object", x->file);
-    while (json_next_member(&c, &first, &tensor)) {
+    while (mdl_json_next_member(&c, &first, &tensor)) {
         json_cursor at = c;
         char shown[48];
-        if (!json_string(&c, &file) || !plain_name(x, file)) {
-            json_show(&at, shown, sizeof shown);
+        if (!mdl_json_string(&c, &file) || !plain_name(x, file)) {
+            mdl_json_show(&at, shown, sizeof shown);
             return tnl_fail(err, TNL_E_DATA,
                             "%s: weight_map \"%.*s\": found %s, expected the name of a file in the "
                             "same folder",
@@ -248,11 +248,11 @@ static tnl_status verify_shards(const mdl_tensors *t, const shard_index *x, tnl_
     json_cursor c = x->map;
     json_str tensor, file;
     bool first = true;
-    json_open(&c, '{');
-    while (json_next_member(&c, &first, &tensor) && json_string(&c, &file)) {
+    mdl_json_open(&c, '{');
+    while (mdl_json_next_member(&c, &first, &tensor) && mdl_json_string(&c, &file)) {
         uint32_t index = t->count ? *slot_of(t, tensor.s, tensor.n) : 0;
         const mdl_tensor_view *v = index ? &t->views[index - 1] : NULL;
-        if (!v || !json_str_is(file, v->file))
+        if (!v || !mdl_json_str_is(file, v->file))
             return tnl_fail(err, TNL_E_DATA,
                             "%s: tensor \"%.*s\": found in %s, expected in %.*s", x->file,
                             (int)(tensor.n < 150 ? tensor.n : 150), tensor.s,
@@ -279,19 +279,19 @@ static tnl_status read_index(shard_index *x, const char *text, size_t n, tnl_err
     json_cursor c = {text, text + n};
     json_str key;
     bool first = true, inner = true;
-    if (!json_open(&c, '{'))
+    if (!mdl_json_open(&c, '{'))
         return tnl_fail(err, TNL_E_DATA, "%s: expected an object", x->file);
-    while (json_next_member(&c, &first, &key)) {
+    while (mdl_json_next_member(&c, &first, &key)) {
         json_cursor meta = c;
-        if (json_str_is(key, "weight_map"))
+        if (mdl_json_str_is(key, "weight_map"))
             x->map = c;
-        if (json_str_is(key, "metadata") && json_open(&meta, '{'))
-            while (json_next_member(&meta, &inner, &key)) {
-                if (json_str_is(key, "total_size"))
-                    x->has_total = json_u64(&meta, &x->total);
-                json_skip(&meta);
+        if (mdl_json_str_is(key, "metadata") && mdl_json_open(&meta, '{'))
+            while (mdl_json_next_member(&meta, &inner, &key)) {
+                if (mdl_json_str_is(key, "total_size"))
+                    x->has_total = mdl_json_u64(&meta, &x->total);
+                mdl_json_skip(&meta);
             }
-        json_skip(&c);
+        mdl_json_skip(&c);
     }
     if (!x->map.at)
         return tnl_fail(err, TNL_E_DATA, "%s: weight_map: missing", x->file);
