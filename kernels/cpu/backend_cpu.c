@@ -18,6 +18,8 @@ static const kn_ops cpu_ops = {
     .finite_rows = kn_cpu_finite_rows,
 };
 
+_Static_assert(KN_CPU_SCRATCH % 16 == 0, "scratch areas start at cache lines");
+
 static void *cpu_alloc(kn_backend *be, size_t bytes) {
     (void)be;
     if (bytes > SIZE_MAX - 64)
@@ -41,19 +43,19 @@ static void cpu_close(kn_backend *be) {
     free(c);
 }
 
-/* Half of the second-level cache: a weight panel lives there while rows pass over it. */
-static size_t scratch_bytes(void) {
-    const long least = KN_CPU_LEAST_SCRATCH * (long)sizeof(float), most = 2 << 20;
-    long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where unknown */
-    long half = l2 > 0 ? l2 / 2 : 512 << 10;
-    return (size_t)(half < least ? least : half > most ? most : half) / 64 * 64;
+/* Half of the second-level cache. */
+static int64_t panel_bytes(void) {
+    const int64_t least = 128 << 10, most = 1 << 20;
+    int64_t l2 = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where unknown */
+    int64_t half = l2 > 0 ? l2 / 2 : 256 << 10;
+    return half < least ? least : half > most ? most : half;
 }
 
 static tnl_status open_parts(kn_cpu *c, int threads, const char *isa, tnl_error *err) {
     TNL_TRY(kn_dsp_init(&c->dsp, isa, err));
     TNL_TRY(tnl_pool_open(&c->pool, threads, err));
-    const size_t bytes = scratch_bytes();
-    c->scratch_floats = bytes / sizeof *c->scratch;
+    c->panel_bytes = panel_bytes();
+    const size_t bytes = KN_CPU_SCRATCH * sizeof *c->scratch;
     c->scratch = aligned_alloc(64, bytes * (size_t)threads);
     if (!c->scratch)
         return tnl_fail(err, TNL_E_NOMEM, "cpu backend: no memory for %d scratch areas of %zu bytes",

@@ -15,15 +15,15 @@
 /* Elements of one step of an elementwise operation that are worth a second thread. */
 #define KN_CPU_GRAIN 8192
 
-/* Scratch that linattn needs in any case. */
-#define KN_CPU_LEAST_SCRATCH (48 << 10)
+/* Floats of scratch per thread: the scores of a block, and a tile of the fold (linattn). */
+#define KN_CPU_SCRATCH (KN_CPU_BLOCK * KN_CPU_BLOCK + 16 * (256 + KN_CPU_BLOCK))
 
 typedef struct kn_cpu {
     kn_backend base; /* first: kn_backend pointers of this backend are kn_cpu pointers */
     kn_dsp dsp;
     tnl_pool *pool;
-    size_t scratch_floats; /* >= KN_CPU_LEAST_SCRATCH, a multiple of 16 */
-    float *scratch;        /* [threads][scratch_floats], 64-byte aligned */
+    int64_t panel_bytes; /* of weights that stay in the second-level cache */
+    float *scratch;      /* [threads][KN_CPU_SCRATCH], 64-byte aligned */
 } kn_cpu;
 
 static inline kn_cpu *kn_cpu_of(kn_backend *be) {
@@ -31,7 +31,7 @@ static inline kn_cpu *kn_cpu_of(kn_backend *be) {
 }
 
 static inline float *kn_cpu_scratch(const kn_cpu *c, int worker) {
-    return c->scratch + (size_t)worker * c->scratch_floats;
+    return c->scratch + (size_t)worker * KN_CPU_SCRATCH;
 }
 
 /* Rows of `dim` elements that make one chunk of an elementwise operation. */

@@ -37,12 +37,12 @@ typedef struct kn_dsp {
     void (*dot_few[KN_DTYPE_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
                                     int64_t rows, const void *w, int64_t n_out, int64_t n_in);
 
-    /* The same sums, same bits, for any number of rows over a panel w [n_out][ldw] of f32 that
-     * stays in the second-level cache; n_out <= KN_PANEL_OUTS. For when multiply-adds are the
-     * limit. Meanwhile asks memory for next_bytes at next (the next panel's weights; may be 0). */
-    void (*dot_many)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
-                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in, const void *next,
-                     int64_t next_bytes);
+    /* The same sums, same bits, for any number of rows; n_out <= KN_PANEL_OUTS. For when
+     * multiply-adds are the limit: w stays in the second-level cache while the rows pass over it.
+     * Meanwhile asks memory for next_bytes at next (the next panel of weights; may be 0). */
+    void (*dot_many[KN_DTYPE_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
+                                     int64_t rows, const void *w, int64_t n_out, int64_t n_in,
+                                     const void *next, int64_t next_bytes);
 
     /* c[r][j] = (add ? c[r][j] : 0) + sum over i of a[r a_row + i a_col] b[i][j], step order;
      * r < rows, i < n, j < cols. n may be 0. */

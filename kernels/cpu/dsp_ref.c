@@ -38,19 +38,17 @@ static float load_bf16(const void *p, int64_t i) {
                     sum += (double)x[r * ldx + i] * (double)load_##T(w, o * n_in + i);             \
                 y[r * ldy + o] = (float)sum;                                                       \
             }                                                                                      \
+    }                                                                                              \
+    static void dot_many_##T##_ref(float *y, int64_t ldy, const float *x, int64_t ldx,             \
+                                   int64_t rows, const void *w, int64_t n_out, int64_t n_in,       \
+                                   const void *next, int64_t next_bytes) {                         \
+        (void)next;                                                                                \
+        (void)next_bytes;                                                                          \
+        dot_few_##T##_ref(y, ldy, x, ldx, rows, w, n_out, n_in);                                   \
     }
 WIDEN_AND_DOT(f32)
 WIDEN_AND_DOT(f16)
 WIDEN_AND_DOT(bf16)
-
-static void dot_many_ref(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
-                         const float *w, int64_t ldw, int64_t n_out, int64_t n_in,
-                         const void *next, int64_t next_bytes) {
-    (void)next;
-    (void)next_bytes;
-    for (int64_t o = 0; o < n_out; o++)
-        dot_few_f32_ref(y + o, ldy, x, ldx, rows, w + o * ldw, 1, n_in);
-}
 
 static void outer_ref(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                       const float *b, int64_t ldb, int64_t rows, int64_t n, int64_t cols,
@@ -172,7 +170,7 @@ void kn_dsp_fill_ref(kn_dsp *d) {
     *d = (kn_dsp){
         .widen = {widen_f32_ref, widen_f16_ref, widen_bf16_ref},
         .dot_few = {dot_few_f32_ref, dot_few_f16_ref, dot_few_bf16_ref},
-        .dot_many = dot_many_ref,
+        .dot_many = {dot_many_f32_ref, dot_many_f16_ref, dot_many_bf16_ref},
         .outer = outer_ref,
         .fold = fold_ref,
         .scale = scale_ref,

@@ -44,7 +44,7 @@ typedef struct head_view {
 } head_view;
 
 _Static_assert(KN_CPU_BLOCK * KN_CPU_BLOCK + FOLD_ROWS * (FOLD_COLS + KN_CPU_BLOCK) <=
-                   KN_CPU_LEAST_SCRATCH,
+                   KN_CPU_SCRATCH,
                "scores and fold_block's scratch");
 
 static int64_t min64(int64_t a, int64_t b) {
@@ -64,8 +64,8 @@ static void block_scores(const head_view *h, const float *q, int64_t ldq, int64_
             h->dsp->dot_few[KN_F32](s, h->B, q + g * ldq, ldq, rows, h->K, in_use, h->Dk);
         else
             for (int64_t i = 0; i < in_use; i += KN_PANEL_OUTS)
-                h->dsp->dot_many(s + i, h->B, q + g * ldq, ldq, rows, h->K + i * h->Dk, h->Dk,
-                                 min64(KN_PANEL_OUTS, in_use - i), h->Dk, NULL, 0);
+                h->dsp->dot_many[KN_F32](s + i, h->B, q + g * ldq, ldq, rows, h->K + i * h->Dk,
+                                         min64(KN_PANEL_OUTS, in_use - i), h->Dk, NULL, 0);
     }
     for (int64_t r = r0; r < r0 + n; r++)
         for (int64_t i = 0; i <= r; i++)

@@ -1,18 +1,19 @@
 /* y (+)= x W^T + bias. Two ways through the same sums (dsp.h, lane order), chosen by the number of
  * rows, the same bits:
- *   few rows   the weights are streamed once, as stored; memory is the limit
- *   many rows  a panel of outputs is widened to f32 into this thread's scratch, which stays in
- *              the second-level cache while a block of rows passes over it; multiply-adds are the
- *              limit, and the next panel's weights are fetched meanwhile
- * Work is split over outputs and rows, never over a sum. */
+ *   few rows   the weights are streamed once; memory is the limit
+ *   many rows  a panel of outputs stays in the second-level cache while a block of rows passes
+ *              over it; multiply-adds are the limit, and the next panel is fetched meanwhile
+ * Both read the weights as stored and widen them in registers: a 16-bit panel costs half the cache
+ * and half its bandwidth, which is worth more than the conversions it repeats. Work is split over
+ * outputs and rows, never over a sum. */
 #include <assert.h>
 #include <stddef.h>
 
 #include "kernels/cpu/cpu_ops.h"
 
-/* Up to this many rows, streaming (group after group of rows) beats packing a panel. */
+/* Up to this many rows, streaming is faster. */
 #ifndef FEW_LIMIT
-#define FEW_LIMIT 12
+#define FEW_LIMIT 6
 #endif
 
 #define FEW_OUTS 64                /* outputs of one tile of the few-row path */
@@ -74,12 +75,6 @@ static void few_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     }
 }
 
-/* A row of the panel is a little longer than the matrix row, so that rows of a power of two do
- * not all fall into the same cache sets. */
-static int64_t panel_ld(int64_t cols) {
-    return (cols + 15) / 16 * 16 + 16;
-}
-
 /* The panel that this thread will probably take next: chunks go round. */
 static int64_t panel_ahead(const linear_job *j, int64_t panel, const void **next) {
     int64_t o = (panel + j->c->base.threads) % j->panels * j->panel_outs;
@@ -91,32 +86,30 @@ static int64_t panel_ahead(const linear_job *j, int64_t panel, const void **next
 /* Items are (block of rows, panel), the panels of one block of rows side by side. */
 static void many_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     const linear_job *j = ctx;
-    const kn_dsp *dsp = &j->c->dsp;
-    const int64_t cols = j->w->cols, ld = panel_ld(cols);
-    float *tile = kn_cpu_scratch(j->c, worker), *panel = tile + TILE_ROWS * KN_PANEL_OUTS;
+    (void)worker;
+    float tile[TILE_ROWS * KN_PANEL_OUTS];
     for (int64_t i = begin; i < end; i++) {
         int64_t r = i / j->panels * j->block_rows, p = i % j->panels, o = p * j->panel_outs;
         int64_t r_end = min64(r + j->block_rows, j->n), outs = min64(j->panel_outs, j->w->rows - o);
         const void *next;
         int64_t next_bytes = panel_ahead(j, p, &next);
-        for (int64_t a = 0; a < outs; a++)
-            dsp->widen[j->w->dtype](panel + a * ld, weight_row(j->w, o + a), cols, 1.0f);
         for (; r < r_end; r += TILE_ROWS, next_bytes = 0) {
             int64_t rows = min64(TILE_ROWS, r_end - r);
-            dsp->dot_many(tile, KN_PANEL_OUTS, j->x + r * j->ldx, j->ldx, rows, panel, ld, outs,
-                          cols, next, next_bytes);
+            j->c->dsp.dot_many[j->w->dtype](tile, KN_PANEL_OUTS, j->x + r * j->ldx, j->ldx, rows,
+                                            weight_row(j->w, o), outs, j->w->cols, next,
+                                            next_bytes);
             finish_tile(j, tile, KN_PANEL_OUTS, r, rows, o, outs);
         }
     }
 }
 
-/* Outputs of a panel: as many as the scratch holds, then evened out; 0 when too few fit. */
-static int64_t choose_panel(const kn_cpu *c, int64_t outs, int64_t cols) {
-    const int64_t step = 4;
-    int64_t room = (int64_t)c->scratch_floats - TILE_ROWS * KN_PANEL_OUTS;
-    int64_t most = min64(room / panel_ld(cols), KN_PANEL_OUTS) / step * step;
-    if (most == 0)
-        return 0;
+/* Outputs of a panel: as many as half of the second-level cache holds, then evened out. */
+static int64_t choose_panel(const linear_job *j) {
+    const int64_t step = 4, outs = j->w->rows;
+    int64_t room = j->c->panel_bytes / (weight_row(j->w, 1) - weight_row(j->w, 0));
+    int64_t most = min64(room, KN_PANEL_OUTS) / step * step;
+    if (most < step)
+        return step;
     int64_t panels = (outs + most - 1) / most;
     int64_t even = (outs + panels - 1) / panels;
     return (even + step - 1) / step * step;
@@ -125,6 +118,7 @@ static int64_t choose_panel(const kn_cpu *c, int64_t outs, int64_t cols) {
 static void run_many(linear_job *j) {
     int64_t rows = BLOCK_BYTES / (int64_t)sizeof(float) / j->w->cols;
     j->block_rows = rows < 2 * TILE_ROWS ? 2 * TILE_ROWS : rows / TILE_ROWS * TILE_ROWS;
+    j->panel_outs = choose_panel(j);
     j->panels = (j->w->rows + j->panel_outs - 1) / j->panel_outs;
     if (j->panels < 4 * j->c->base.threads) /* too few to go round: split the rows too */
         j->block_rows = TILE_ROWS;
@@ -132,18 +126,19 @@ static void run_many(linear_job *j) {
     tnl_pool_run(j->c->pool, blocks * j->panels, 1, many_rows, j);
 }
 
+static void run_few(linear_job *j) {
+    int64_t row_bytes = weight_row(j->w, 1) - weight_row(j->w, 0);
+    int64_t grain = FEW_CHUNK_BYTES / row_bytes / 16 * 16; /* whole cache lines of y */
+    tnl_pool_run(j->c->pool, j->w->rows, grain < 16 ? 16 : grain, few_rows, j);
+}
+
 void kn_cpu_linear(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
                    const kn_tensor *w, const float *bias, kn_epilogue epi) {
-    kn_cpu *c = kn_cpu_of(be);
-    linear_job j = {c, y, ldy, x, ldx, n, w, bias, epi, 0, 0, 0};
+    linear_job j = {kn_cpu_of(be), y, ldy, x, ldx, n, w, bias, epi, 0, 0, 0};
     if (n <= 0)
         return;
-    j.panel_outs = n > FEW_LIMIT ? choose_panel(c, w->rows, w->cols) : 0;
-    if (j.panel_outs > 0) {
+    if (n <= FEW_LIMIT)
+        run_few(&j);
+    else
         run_many(&j);
-        return;
-    }
-    int64_t row_bytes = weight_row(w, 1) - weight_row(w, 0);
-    int64_t grain = FEW_CHUNK_BYTES / row_bytes / 16 * 16; /* whole cache lines of y */
-    tnl_pool_run(c->pool, w->rows, grain < 16 ? 16 : grain, few_rows, &j);
 }

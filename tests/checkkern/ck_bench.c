@@ -58,7 +58,8 @@ static void bench_linear_shape(ck *k, kn_backend *be, kn_dtype t, int64_t outs, 
     linear_bench b = {.be = be, .outs = outs, .ins = ins, .t = t};
     b.w_bytes = (size_t)outs * (size_t)ins * (size_t)kn_dtypes[t].block_bytes;
     b.copies = 1 + (int)((192u << 20) / b.w_bytes);
-    size_t x_bytes = 512 * (size_t)ins * sizeof(float), y_bytes = 512 * (size_t)outs * sizeof(float);
+    size_t x_bytes = 512 * (size_t)ins * sizeof(float),
+           y_bytes = 512 * (size_t)outs * sizeof(float);
     float *x = be->alloc(be, x_bytes);
     b.y = be->alloc(be, y_bytes);
     b.w = be->alloc(be, b.w_bytes * (size_t)b.copies);
@@ -131,7 +132,8 @@ static void bench_attn(ck *k, kn_backend *be, int H, int Dk, int64_t n_segs, int
     ck_values(k, CK_NORMAL, b.k, (int64_t)rows * H * Dk);
     ck_values(k, CK_NORMAL, b.v, (int64_t)rows * H * 128);
     char shape[80];
-    snprintf(shape, sizeof shape, "B=%d H=%d Dk=%d segs=%d len=%d", B, H, Dk, (int)n_segs, (int)len);
+    snprintf(shape, sizeof shape, "B=%d H=%d Dk=%d segs=%d len=%d", B, H, Dk, (int)n_segs,
+             (int)len);
     double seconds = len == 1 ? ck_time(attn_block_of_steps, &b) / B : ck_time(attn_once, &b);
     /* per row: q S and its share of the fold, scores and their product with v */
     double macs = 2.0 * Dk * 128 + (B + 1) / 2.0 * (Dk + 128);

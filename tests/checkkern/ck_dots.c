@@ -10,12 +10,12 @@
 enum { MOST_ROWS = 30, MOST_OUTS = KN_PANEL_OUTS };
 
 typedef struct dot_case {
-    int64_t rows, outs, n, ldx, ldy, ldw;
+    int64_t rows, outs, n, ldx, ldy;
     kn_dtype t;
     ck_fill fill;
     const float *x;
     kn_tensor w;
-    const float *panel; /* w widened, [outs][ldw] */
+    const float *panel; /* w widened, [outs][n] */
     char what[200];
 } dot_case;
 
@@ -29,15 +29,14 @@ static dot_case draw_dot(ck *k) {
     c.n = odd_size(k);
     c.ldx = c.n + ck_between(k, 0, 5);
     c.ldy = c.outs + ck_between(k, 0, 5);
-    c.ldw = c.n + ck_between(k, 0, 5);
     c.t = (kn_dtype)ck_between(k, 0, KN_DTYPE_COUNT - 1);
     c.fill = (ck_fill)ck_between(k, 0, CK_FILLS - 1);
     c.x = ck_filled(k, c.fill, c.rows, c.n, c.ldx);
     c.w = ck_weights(k, c.t, c.outs, c.n, 0.05);
-    float *panel = ck_f32(k, c.outs, c.n, c.ldw);
+    float *panel = ck_f32(k, c.outs, c.n, c.n);
     for (int64_t o = 0; o < c.outs; o++)
         for (int64_t i = 0; i < c.n; i++)
-            panel[o * c.ldw + i] = ck_weight(&c.w, o, i);
+            panel[o * c.n + i] = ck_weight(&c.w, o, i);
     c.panel = panel;
     snprintf(c.what, sizeof c.what, "rows=%d outs=%d n=%d ldx=%d %s %s", (int)c.rows, (int)c.outs,
              (int)c.n, (int)c.ldx, kn_dtypes[c.t].name, ck_fill_name(c.fill));
@@ -48,7 +47,7 @@ static dot_case draw_dot(ck *k) {
 static void dot_oracle(const dot_case *c, int64_t r, int64_t o, double *sum, double *size) {
     *sum = *size = 0;
     for (int64_t i = 0; i < c->n; i++) {
-        double p = (double)c->x[r * c->ldx + i] * (double)c->panel[o * c->ldw + i];
+        double p = (double)c->x[r * c->ldx + i] * (double)c->panel[o * c->n + i];
         *sum += p;
         *size += fabs(p);
     }
@@ -93,8 +92,8 @@ static void check_dot_case(ck *k) {
         k->isa = d.isa;
         float *few = ck_f32(k, c.rows, c.outs, c.ldy), *many = ck_f32(k, c.rows, c.outs, c.ldy);
         run_few(&d, &c, few);
-        d.dot_many(many, c.ldy, c.x, c.ldx, c.rows, c.panel, c.ldw, c.outs, c.n, c.w.data,
-                   c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].block_bytes : 0);
+        d.dot_many[c.t](many, c.ldy, c.x, c.ldx, c.rows, c.w.data, c.outs, c.n, c.w.data,
+                        c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].block_bytes : 0);
         check_against_oracle(k, &c, few, "dot_few");
         compare_rows(k, c.what, many, few, c.rows, c.outs, c.ldy);
         if (strcmp(d.isa, "ref") != 0) {

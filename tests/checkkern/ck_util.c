@@ -125,8 +125,9 @@ bool ck_near(ck *k, const char *what, const float *got, const double *want, int6
         if (both_nan || same_inf || diff <= tol.rel * fabs(w) + tol.abs)
             continue;
         char msg[400];
-        snprintf(msg, sizeof msg, "%s: element %lld is %.9g, expected %.9g (off by %.3g, allowed %.3g)",
-                 what, (long long)i, g, w, diff, tol.rel * fabs(w) + tol.abs);
+        snprintf(msg, sizeof msg,
+                 "%s: element %lld is %.9g, expected %.9g (off by %.3g, allowed %.3g)", what,
+                 (long long)i, g, w, diff, tol.rel * fabs(w) + tol.abs);
         ck_expect(k, false, msg);
         return false;
     }
@@ -140,8 +141,9 @@ bool ck_same_bits(ck *k, const char *what, const float *got, const float *want, 
             (isnan(got[i]) && isnan(want[i])))
             continue;
         char msg[400];
-        snprintf(msg, sizeof msg, "%s: bits of element %lld differ: %.9g (%08x), expected %.9g (%08x)",
-                 what, (long long)i, (double)got[i], tnl_bits_from_f32(got[i]), (double)want[i],
+        snprintf(msg, sizeof msg,
+                 "%s: bits of element %lld differ: %.9g (%08x), expected %.9g (%08x)", what,
+                 (long long)i, (double)got[i], tnl_bits_from_f32(got[i]), (double)want[i],
                  tnl_bits_from_f32(want[i]));
         ck_expect(k, false, msg);
         return false;

@@ -1,5 +1,6 @@
 /* Dot products on AVX-512. */
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) ||                   \
+    !defined(__AVX512VL__)
 #error "compile with AVX-512 F, BW, DQ and VL"
 #endif
 #include "kernels/cpu/x86/v16_avx512.h"

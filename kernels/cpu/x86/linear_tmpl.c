@@ -118,78 +118,35 @@ typedef struct many_args {
     int64_t ldy;
     const float *x;
     int64_t ldx;
-    const float *w;
-    int64_t ldw, n;
+    const char *w;
+    int64_t row; /* bytes of a row of w */
+    int64_t n;
     float *carry;
-    bool first, last;       /* block of the row: start from zero, reduce at the end */
+    bool first, last;        /* block of the row: start from zero, reduce at the end */
     const char *ahead, *end; /* memory to ask for: a line a step, in every tile */
 } many_args;
 
-#define MW_FULL(o) v16_load(w + (o)*g->ldw + i)
-#define MW_PART(o) v16_loadn(w + (o)*g->ldw + i, rest)
 #define MX_FULL(r) v16_load(x + (r)*g->ldx + i)
 #define MX_PART(r) v16_loadn(x + (r)*g->ldx + i, rest)
 
-V16_FN void many_tile(const many_args *g, const int R, const int O) {
-    v16 acc[MOST_ROWS][MOST_OUTS];
-    const float *x = g->x, *w = g->w;
-    const char *ahead = g->ahead;
-    const int64_t line = ahead < g->end ? 64 : 0;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int o = 0; o < O; o++)
-            acc[r][o] = g->first ? v16_zero() : v16_load(g->carry + 16 * (r * O + o));
-    int64_t i = 0;
-    for (; i + 16 <= g->n; i += 16, ahead += line) {
-        __builtin_prefetch(ahead, 0, 2);
-        TILE_STEP(MX_FULL, MW_FULL);
-    }
-    int64_t rest = g->n - i;
-    if (rest > 0)
-        TILE_STEP(MX_PART, MW_PART);
-    if (g->last) {
-        sum_tile(g->y, g->ldy, acc, R, O);
-        return;
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int o = 0; o < O; o++)
-            v16_store(g->carry + 16 * (r * O + o), acc[r][o]);
-}
+/* Groups have at most V16_MANY_ROWS rows: larger cases of the switches are dead where that is 3. */
+#define MANY_4 (V16_MANY_ROWS < 4 ? 1 : 4)
+#define MANY_5 (V16_MANY_ROWS < 5 ? 1 : 5)
+#define MANY_6 (V16_MANY_ROWS < 6 ? 1 : 6)
+#define sizeof_f32 4
+#define sizeof_f16 2
+#define sizeof_bf16 2
 
-#define MANY_TILE(R)                                                                               \
-    static void many_tile_##R(const many_args *g, bool whole) {                                    \
-        if (whole)                                                                                 \
-            many_tile(g, R, V16_MANY_OUTS);                                                        \
-        else                                                                                       \
-            many_tile(g, R, 1);                                                                    \
-    }
-MANY_TILE(1)
-MANY_TILE(2)
-MANY_TILE(3)
-#if V16_MANY_ROWS > 3
-MANY_TILE(4)
-MANY_TILE(5)
-MANY_TILE(6)
-#endif
-
-static void (*const many_tiles[])(const many_args *g, bool whole) = {
-    many_tile_1, many_tile_2, many_tile_3,
-#if V16_MANY_ROWS > 3
-    many_tile_4, many_tile_5, many_tile_6,
-#endif
-};
+typedef void many_tile_fn(const many_args *g, int64_t rows);
 
 /* One block of inputs: a group of `rows` rows against all outputs of the panel. */
-static const char *many_block(many_args g, int64_t rows, int64_t n_out) {
+static const char *many_block(many_args g, int64_t rows, int64_t n_out, many_tile_fn *whole,
+                              many_tile_fn *single) {
     for (int64_t o = 0, outs; o < n_out; o += outs) {
-        bool whole = o + V16_MANY_OUTS <= n_out;
-        outs = whole ? V16_MANY_OUTS : 1;
-        many_tiles[rows - 1](&g, whole);
+        outs = o + V16_MANY_OUTS <= n_out ? V16_MANY_OUTS : 1;
+        (outs > 1 ? whole : single)(&g, rows);
         g.y += outs;
-        g.w += outs * g.ldw;
+        g.w += outs * g.row;
         g.carry += 16 * rows * outs;
         if (g.ahead < g.end)
             g.ahead += g.n / 16 * 64;
@@ -197,33 +154,94 @@ static const char *many_block(many_args g, int64_t rows, int64_t n_out) {
     return g.ahead;
 }
 
-static void dot_many(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
-                     const float *w, int64_t ldw, int64_t n_out, int64_t n_in, const void *next,
-                     int64_t next_bytes) {
+static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t size,
+                      many_tile_fn *whole, many_tile_fn *single) {
     _Alignas(64) float carry[KN_PANEL_OUTS * V16_MANY_ROWS * 16];
-    const char *here = (const char *)w;
-    many_args g = {.ldy = ldy, .ldx = ldx, .ldw = ldw, .carry = carry};
-    g.ahead = next_bytes ? next : here;
-    g.end = g.ahead + next_bytes;
+    many_args g = *all;
+    g.carry = carry;
     for (int64_t r = 0; r < rows; r += V16_MANY_ROWS) {
         int64_t group = rows - r < V16_MANY_ROWS ? rows - r : V16_MANY_ROWS;
-        g.y = y + r * ldy;
-        for (int64_t k = 0; k < n_in; k += INPUT_BLOCK) {
+        g.y = all->y + r * g.ldy;
+        for (int64_t k = 0; k < all->n; k += INPUT_BLOCK) {
             g.first = k == 0;
-            g.last = n_in - k <= INPUT_BLOCK;
-            g.n = g.last ? n_in - k : INPUT_BLOCK;
-            g.x = x + r * ldx + k;
-            g.w = w + k;
+            g.last = all->n - k <= INPUT_BLOCK;
+            g.n = g.last ? all->n - k : INPUT_BLOCK;
+            g.x = all->x + r * g.ldx + k;
+            g.w = all->w + k * size;
             if (g.ahead >= g.end)
-                g.ahead = g.end = here;
-            g.ahead = many_block(g, group, n_out);
+                g.ahead = g.end = all->w;
+            g.ahead = many_block(g, group, n_out, whole, single);
         }
     }
 }
+
+#define MANY_TILES(T)                                                                              \
+    V16_FN void many_tile_##T(const many_args *g, const int R, const int O) {                      \
+        v16 acc[MOST_ROWS][MOST_OUTS];                                                             \
+        const float *x = g->x;                                                                     \
+        const char *w = g->w, *ahead = g->ahead;                                                   \
+        const int64_t row = g->row;                                                                \
+        const int64_t line = ahead < g->end ? 64 : 0;                                              \
+    _Pragma("GCC unroll 8")                                                                        \
+        for (int r = 0; r < R; r++)                                                                \
+    _Pragma("GCC unroll 8")                                                                        \
+            for (int o = 0; o < O; o++)                                                            \
+                acc[r][o] = g->first ? v16_zero() : v16_load(g->carry + 16 * (r * O + o));         \
+        int64_t i = 0;                                                                             \
+        for (; i + 16 <= g->n; i += 16, ahead += line) {                                           \
+            __builtin_prefetch(ahead, 0, 2);                                                       \
+            TILE_STEP(MX_FULL, W_FULL_##T);                                                        \
+        }                                                                                          \
+        int64_t rest = g->n - i;                                                                   \
+        if (rest > 0)                                                                              \
+            TILE_STEP(MX_PART, W_PART_##T);                                                        \
+        if (g->last) {                                                                             \
+            sum_tile(g->y, g->ldy, acc, R, O);                                                     \
+            return;                                                                                \
+        }                                                                                          \
+    _Pragma("GCC unroll 8")                                                                        \
+        for (int r = 0; r < R; r++)                                                                \
+    _Pragma("GCC unroll 8")                                                                        \
+            for (int o = 0; o < O; o++)                                                            \
+                v16_store(g->carry + 16 * (r * O + o), acc[r][o]);                                 \
+    }                                                                                              \
+    static void many_whole_##T(const many_args *g, int64_t rows) {                                 \
+        switch (rows) {                                                                            \
+        case 1: many_tile_##T(g, 1, V16_MANY_OUTS); break;                                         \
+        case 2: many_tile_##T(g, 2, V16_MANY_OUTS); break;                                         \
+        case 3: many_tile_##T(g, 3, V16_MANY_OUTS); break;                                         \
+        case 4: many_tile_##T(g, MANY_4, V16_MANY_OUTS); break;                                    \
+        case 5: many_tile_##T(g, MANY_5, V16_MANY_OUTS); break;                                    \
+        default: many_tile_##T(g, MANY_6, V16_MANY_OUTS); break;                                   \
+        }                                                                                          \
+    }                                                                                              \
+    static void many_single_##T(const many_args *g, int64_t rows) {                                \
+        switch (rows) {                                                                            \
+        case 1: many_tile_##T(g, 1, 1); break;                                                     \
+        case 2: many_tile_##T(g, 2, 1); break;                                                     \
+        case 3: many_tile_##T(g, 3, 1); break;                                                     \
+        case 4: many_tile_##T(g, MANY_4, 1); break;                                                \
+        case 5: many_tile_##T(g, MANY_5, 1); break;                                                \
+        default: many_tile_##T(g, MANY_6, 1); break;                                               \
+        }                                                                                          \
+    }                                                                                              \
+    static void dot_many_##T(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,     \
+                             const void *w, int64_t n_out, int64_t n_in, const void *next,         \
+                             int64_t next_bytes) {                                                 \
+        const many_args g = {.y = y, .ldy = ldy, .x = x, .ldx = ldx, .w = w, .ahead = next,        \
+                             .row = n_in * (int64_t)(sizeof_##T), .n = n_in,                       \
+                             .end = (const char *)next + next_bytes};                              \
+        many_rows(&g, rows, n_out, sizeof_##T, many_whole_##T, many_single_##T);                   \
+    }
+MANY_TILES(f32)
+MANY_TILES(f16)
+MANY_TILES(bf16)
 
 static void fill_linear(kn_dsp *d) {
     d->dot_few[KN_F32] = dot_few_f32;
     d->dot_few[KN_F16] = dot_few_f16;
     d->dot_few[KN_BF16] = dot_few_bf16;
-    d->dot_many = dot_many;
+    d->dot_many[KN_F32] = dot_many_f32;
+    d->dot_many[KN_F16] = dot_many_f16;
+    d->dot_many[KN_BF16] = dot_many_bf16;
 }
