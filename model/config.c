@@ -265,16 +265,17 @@ static tnl_status check_state(const mdl_spec *spec, const char *file, tnl_error 
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0 && total > (uint64_t)pages * (uint64_t)page)
         return tnl_fail(err, TNL_E_LIMIT,
-                        "%s: the state of one sequence takes %llu bytes, this machine has %llu", file,
-                        (unsigned long long)total, (unsigned long long)pages * (uint64_t)page);
+                        "%s: the state of one sequence takes %llu bytes, this machine has %llu",
+                        file, (unsigned long long)total,
+                        (unsigned long long)pages * (uint64_t)page);
     return TNL_OK;
 }
 
 static tnl_status fill(mdl_spec *spec, const cJSON *config, const char *file, tnl_error *err) {
     if (mdl_config_has(config, "quantization_config"))
-        return tnl_fail(err, TNL_E_UNSUPPORTED,
-                        "%s: quantization_config: found one, expected plain f32, f16 or bf16 weights",
-                        file);
+        return tnl_fail(
+            err, TNL_E_UNSUPPORTED,
+            "%s: quantization_config: found one, expected plain f32, f16 or bf16 weights", file);
     for (int i = 0; i < mdl_arch_count; i++) {
         if (!mdl_arch_list[i]->match(config))
             continue;

@@ -64,8 +64,9 @@ static tnl_status read_all(int fd, void *dst, uint64_t n, const char *path, tnl_
         if (got < 0)
             return tnl_fail(err, TNL_E_IO, "%s: cannot read: %s", path, strerror(errno));
         if (got == 0)
-            return tnl_fail(err, TNL_E_IO, "%s: became shorter while it was read: %llu of %llu bytes",
-                            path, (unsigned long long)at, (unsigned long long)n);
+            return tnl_fail(err, TNL_E_IO,
+                            "%s: became shorter while it was read: %llu of %llu bytes", path,
+                            (unsigned long long)at, (unsigned long long)n);
         at += (uint64_t)got;
     }
     return TNL_OK;

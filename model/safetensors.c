@@ -187,8 +187,8 @@ static tnl_status check_cover(header *h) {
     }
     if (at != end)
         return tnl_fail(h->err, TNL_E_DATA,
-                        "%s: tensors end at byte %llu of the data, expected %llu, its size", h->name,
-                        (unsigned long long)(at - h->data), (unsigned long long)h->size);
+                        "%s: tensors end at byte %llu of the data, expected %llu, its size",
+                        h->name, (unsigned long long)(at - h->data), (unsigned long long)h->size);
     return TNL_OK;
 }
 
@@ -225,8 +225,8 @@ tnl_status mdl_safetensors_read(mdl_tensors *t, int file, tnl_error *err) {
         return tnl_fail(err, TNL_E_DATA, "%s: header length: found %llu, expected at most %llu",
                         name, (unsigned long long)n, (unsigned long long)(map->size - 8));
     if (n > MDL_MAX_HEADER)
-        return tnl_fail(err, TNL_E_LIMIT, "%s: header length: found %llu, expected at most %d", name,
-                        (unsigned long long)n, MDL_MAX_HEADER);
+        return tnl_fail(err, TNL_E_LIMIT, "%s: header length: found %llu, expected at most %d",
+                        name, (unsigned long long)n, MDL_MAX_HEADER);
     header h = {.t = t, .file = file, .name = name, .err = err, .data = 8 + n,
                 .size = map->size - 8 - n};
     tnl_status s = read_header(&h, (const char *)map->data + 8, (size_t)n);

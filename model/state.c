@@ -146,7 +146,8 @@ static tnl_status check_header(const mdl_model *m, const export_header *h, size_
         return tnl_fail(err, TNL_E_DATA, "state: block length %u, expected %d", h->block,
                         m->be->block);
     /* the upper bound leaves room for every step to come */
-    if (h->pos < 0 || h->pos > INT64_MAX / 2 || h->payload_bytes != data_bytes(m) || n != mdl_state_export_bytes(m))
+    if (h->pos < 0 || h->pos > INT64_MAX / 2 || h->payload_bytes != data_bytes(m) ||
+        n != mdl_state_export_bytes(m))
         return tnl_fail(err, TNL_E_DATA, "state: %zu bytes at position %lld, expected %zu bytes", n,
                         (long long)h->pos, mdl_state_export_bytes(m));
     return TNL_OK;

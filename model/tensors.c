@@ -69,7 +69,8 @@ static uint32_t *slot_of(const mdl_tensors *t, const char *s, size_t n) {
 
 static bool grow(mdl_tensors *t) {
     int64_t cap = t->cap ? 2 * t->cap : 64;
-    mdl_tensor_view *views = cap < UINT32_MAX / 4 ? realloc(t->views, (size_t)cap * sizeof *views) : NULL;
+    mdl_tensor_view *views =
+        cap < UINT32_MAX / 4 ? realloc(t->views, (size_t)cap * sizeof *views) : NULL;
     if (!views)
         return false;
     t->views = views;
@@ -97,7 +98,8 @@ static bool good_name(json_str name) {
 /* ---- adding ---- */
 
 /* Aligned to its element, or a copy that is: the kernels load whole elements. */
-static const void *aligned_data(mdl_tensors *t, const unsigned char *p, uint64_t bytes, kn_dtype dt) {
+static const void *aligned_data(mdl_tensors *t, const unsigned char *p, uint64_t bytes,
+                                kn_dtype dt) {
     if ((uintptr_t)p % (uintptr_t)kn_dtypes[dt].block_bytes == 0 || bytes == 0)
         return p;
     void **copies = realloc(t->copies, (size_t)(t->n_copies + 1) * sizeof *copies);
@@ -262,8 +264,8 @@ static tnl_status verify_shards(const mdl_tensors *t, const shard_index *x, tnl_
     for (int64_t i = 0; i < t->count; i++)
         total += t->views[i].bytes;
     if (x->has_total && x->total != total)
-        tnl_log(TNL_LOG_WARN, "%s: total_size: found %llu, but the tensors have %llu bytes", x->file,
-                (unsigned long long)x->total, (unsigned long long)total);
+        tnl_log(TNL_LOG_WARN, "%s: total_size: found %llu, but the tensors have %llu bytes",
+                x->file, (unsigned long long)x->total, (unsigned long long)total);
     return TNL_OK;
 }
 

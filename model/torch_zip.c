@@ -66,10 +66,11 @@ static bool inside(const archive *a, uint64_t at, uint64_t n) {
 /* The record stands at the end, before a comment of at most 65,535 bytes. */
 static tnl_status find_end(const archive *a, uint64_t *at) {
     if (a->size >= 2 && a->p[0] == 0x80 && a->p[1] <= 5)
-        return tnl_fail(a->err, TNL_E_UNSUPPORTED,
-                        "%s: found a checkpoint of torch before 1.6, expected a zip archive: save it "
-                        "again with a newer torch",
-                        a->name);
+        return tnl_fail(
+            a->err, TNL_E_UNSUPPORTED,
+            "%s: found a checkpoint of torch before 1.6, expected a zip archive: save it "
+            "again with a newer torch",
+            a->name);
     for (uint64_t back = END_SIZE; back <= a->size && back <= END_SIZE + 65535; back++) {
         const unsigned char *p = a->p + a->size - back;
         if (le(p, 4) == SIG_END && le(p + 20, 2) == back - END_SIZE) {
@@ -158,7 +159,8 @@ static tnl_status read_entry(const archive *a, entry *e, uint64_t *at) {
     uint64_t size = le(p + 24, 4), packed = le(p + 20, 4), local = le(p + 42, 4);
     uint64_t *const wide[3] = {&size, &packed, &local};
     TNL_TRY(widen(a, p + CENTRAL_SIZE + name_len, extra_len, wide));
-    *e = (entry){.name = (const char *)p + CENTRAL_SIZE, .name_len = (size_t)name_len, .size = size};
+    *e =
+        (entry){.name = (const char *)p + CENTRAL_SIZE, .name_len = (size_t)name_len, .size = size};
     if (le(p + 10, 2) != 0 || packed != size)
         return bad(a, "an entry is compressed, expected stored entries only");
     if (le(p + 8, 2) & 1)
@@ -226,8 +228,9 @@ static tnl_status find_prefix(archive *a, const entry **pickle) {
         return bad(a, "no data.pkl: not an archive of torch.save");
     const entry *order = find(a, "", "byteorder", 9);
     if (order && (order->size != 6 || memcmp(a->p + order->offset, "little", 6) != 0))
-        return tnl_fail(a->err, TNL_E_UNSUPPORTED, "%s: byteorder: found \"%.*s\", expected \"little\"",
-                        a->name, (int)(order->size < 16 ? order->size : 16),
+        return tnl_fail(a->err, TNL_E_UNSUPPORTED,
+                        "%s: byteorder: found \"%.*s\", expected \"little\"", a->name,
+                        (int)(order->size < 16 ? order->size : 16),
                         (const char *)a->p + order->offset);
     if ((*pickle)->size > MAX_PICKLE)
         return tnl_fail(a->err, TNL_E_LIMIT, "%s: data.pkl: found %llu bytes, expected at most %d",
@@ -261,17 +264,19 @@ static tnl_status add_tensor(void *ctx, const mdl_pickled_tensor *p, tnl_error *
                         a->name, shown, p->name,
                         (int)(p->storage_len < 60 ? p->storage_len : 60), p->storage);
     if (!tnl_mul_u64(&want, p->storage_elems, elem) || want != e->size)
-        return tnl_fail(err, TNL_E_DATA,
-                        "%s: tensor \"%.*s\": found %llu bytes of storage, expected %llu elements of "
-                        "%s",
-                        a->name, shown, p->name, (unsigned long long)e->size,
-                        (unsigned long long)p->storage_elems, kn_dtypes[p->dtype].name);
+        return tnl_fail(
+            err, TNL_E_DATA,
+            "%s: tensor \"%.*s\": found %llu bytes of storage, expected %llu elements of "
+            "%s",
+            a->name, shown, p->name, (unsigned long long)e->size,
+            (unsigned long long)p->storage_elems, kn_dtypes[p->dtype].name);
     if (!contiguous(p))
         return tnl_fail(err, TNL_E_UNSUPPORTED,
                         "%s: tensor \"%.*s\": found strides with gaps or transposed, expected "
                         "row-major",
                         a->name, shown, p->name);
-    mdl_tensor_found f = {.name = {p->name, p->name_len, false}, .dtype = p->dtype, .rank = p->rank};
+    mdl_tensor_found f = {
+        .name = {p->name, p->name_len, false}, .dtype = p->dtype, .rank = p->rank};
     memcpy(f.dims, p->dims, sizeof f.dims);
     if (!mdl_shape_bytes(&f.bytes, f.dtype, f.rank, f.dims) ||
         !tnl_mul_u64(&skip, p->offset, elem) || !tnl_add_u64(&end, skip, f.bytes) || end > e->size)

@@ -82,7 +82,8 @@ mdl_layer_weights *mdl_weights_of(mdl_weights *w, int layer) {
 tnl_status mdl_weights_begin(mdl_weights *w, const mdl_spec *spec, tnl_error *err) {
     memset(w, 0, sizeof *w);
     w->layers = calloc((size_t)spec->n_layers, sizeof *w->layers);
-    return w->layers ? TNL_OK : tnl_fail(err, TNL_E_NOMEM, "no memory for %d layers", spec->n_layers);
+    return w->layers ? TNL_OK
+                     : tnl_fail(err, TNL_E_NOMEM, "no memory for %d layers", spec->n_layers);
 }
 
 /* ---- figures ---- */

@@ -100,8 +100,9 @@ static tnl_status check_tied_head(binder *b) {
     if (!head || !b->spec->tied || !embed)
         return TNL_OK;
     b->used[head - mdl_tensors_at(b->t, 0)] = true;
-    b->head_ignored = head->dtype != embed->dtype || head->bytes != embed->bytes ||
-                      (head->data != embed->data && memcmp(head->data, embed->data, head->bytes) != 0);
+    b->head_ignored =
+        head->dtype != embed->dtype || head->bytes != embed->bytes ||
+        (head->data != embed->data && memcmp(head->data, embed->data, head->bytes) != 0);
     if (b->head_ignored && b->spec->tie_stated)
         return tnl_fail(b->err, TNL_E_DATA,
                         "%s: tensor \"lm_head.weight\": found other values than in the embedding, "
@@ -217,8 +218,8 @@ static tnl_status pass_over(binder *b, const mdl_tensor_view *v, void *dst, kn_d
             to_bf16((uint16_t *)q, p, v->dtype, part);
             if (!all_finite(q, part, KN_BF16)) /* rounded up beyond the largest bf16 */
                 return tnl_fail(b->err, TNL_E_NONFINITE,
-                                "%s: tensor \"%s\": a value overflows bf16: load it as f32", v->file,
-                                v->name);
+                                "%s: tensor \"%s\": a value overflows bf16: load it as f32",
+                                v->file, v->name);
         }
         at += part;
         b->done += part * elem;
@@ -266,7 +267,8 @@ static tnl_status load_role(void *ctx, const mdl_role_row *row, int layer) {
     TNL_TRY(find_role(b, row, layer, &v));
     if (!v)
         return TNL_OK;
-    return row->matrix ? load_matrix(b, v, &lw->m[row->role]) : load_vector(b, v, &lw->v[row->role]);
+    return row->matrix ? load_matrix(b, v, &lw->m[row->role])
+                       : load_vector(b, v, &lw->v[row->role]);
 }
 
 static tnl_status bind(binder *b) {

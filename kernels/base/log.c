@@ -55,8 +55,9 @@ void tnl_log(tnl_log_level level, const char *fmt, ...) {
     if (log_json) {
         char quoted[2080];
         put_json_string(quoted, sizeof quoted, text);
-        n = snprintf(line, sizeof line, "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"msg\":\"%s\"}\n",
-                     stamp, ts.tv_nsec / 1000000, level_names[level], quoted);
+        n = snprintf(line, sizeof line,
+                     "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"msg\":\"%s\"}\n", stamp,
+                     ts.tv_nsec / 1000000, level_names[level], quoted);
     } else {
         n = snprintf(line, sizeof line, "%s.%03ldZ %-5s %s\n", stamp, ts.tv_nsec / 1000000,
                      level_names[level], text);

@@ -12,7 +12,12 @@
 extern "C" {
 #endif
 
-typedef enum tnl_log_level { TNL_LOG_ERROR, TNL_LOG_WARN, TNL_LOG_INFO, TNL_LOG_DEBUG } tnl_log_level;
+typedef enum tnl_log_level {
+    TNL_LOG_ERROR,
+    TNL_LOG_WARN,
+    TNL_LOG_INFO,
+    TNL_LOG_DEBUG
+} tnl_log_level;
 
 /* Lines above `level` are dropped; default TNL_LOG_INFO. Call once at start. */
 void tnl_log_setup(tnl_log_level level, bool json);

@@ -130,9 +130,10 @@ static tnl_status fill_layers(mdl_spec *s, const tnl_keys *k, const struct cJSON
     bool *lrpe = calloc((size_t)k->layers, sizeof *lrpe);
     s->layers = calloc((size_t)k->layers, sizeof *s->layers);
     s->n_layers = (int)k->layers;
-    tnl_status st = lrpe && s->layers
-                        ? mdl_config_flags(lrpe, k->layers, config, "linear_use_lrpe_list", file, err)
-                        : tnl_fail(err, TNL_E_NOMEM, "%s: no memory for the layers", file);
+    tnl_status st =
+        lrpe && s->layers
+            ? mdl_config_flags(lrpe, k->layers, config, "linear_use_lrpe_list", file, err)
+            : tnl_fail(err, TNL_E_NOMEM, "%s: no memory for the layers", file);
     for (int i = 0; st == TNL_OK && i < s->n_layers; i++)
         fill_layer(&s->layers[i], k, lrpe[i]);
     free(lrpe);
@@ -238,7 +239,11 @@ static bool when_lrpe(const mdl_spec *s, const mdl_layer_spec *l) {
         MATRIX(MDL_R_HEAD, "lm_head.weight", dim_V, dim_C, when_untied),                           \
         NORM(MDL_R_FINAL_NORM, "model.final_norm", dim_C),                                         \
         LINEAR(MDL_R_OUT, "token_mixer.out_proj", dim_C, dim_h),                                   \
-        {MDL_R_THETA, LAYER("token_mixer.lrpe.theta"), {dim_H, dim_1, dim_head}, false, when_lrpe}, \
+        {MDL_R_THETA,                                                                              \
+         LAYER("token_mixer.lrpe.theta"),                                                          \
+         {dim_H, dim_1, dim_head},                                                                 \
+         false,                                                                                    \
+         when_lrpe},                                                                               \
         NORM(MDL_R_TOKEN_NORM, LAYER("token_norm"), dim_C),                                        \
         NORM(MDL_R_CHANNEL_NORM, LAYER("channel_norm"), dim_C),                                    \
         NORM(MDL_R_MIXER_NORM, LAYER("token_mixer.norm"), dim_h),                                  \

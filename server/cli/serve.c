@@ -299,7 +299,8 @@ static int serve(const settings *s, const char *dir) {
         tnl_fail(&l.err, TNL_E_IO, "signalfd: %s", strerror(errno));
         return cli_report(&spec, TNL_E_IO, &l.err);
     }
-    /* Prompts of megabytes come and go: keep their memory out of the heaps, so that it goes back. */
+    /* Prompts of megabytes come and go: keep their memory out of the heaps, so that it goes back.
+     */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     srv_guard_install();
     raise_file_limit(s->http.connections);

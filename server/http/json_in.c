@@ -12,10 +12,11 @@
 #include "kernels/base/json_scan.h"
 #include "server/http/token_ids.h"
 
-static const tnl_json_limits body_limits = {.max_bytes = (size_t)64 << 20,
-                                            .max_values = 65536,
-                                            .max_depth = 32,
-                                            .max_keys = ENG_MAX_BIAS}; /* logit_bias is the largest object */
+static const tnl_json_limits body_limits = {
+    .max_bytes = (size_t)64 << 20,
+    .max_values = 65536,
+    .max_depth = 32,
+    .max_keys = ENG_MAX_BIAS}; /* logit_bias is the largest object */
 
 /* The name between the quotes of a duplicate-key message (json_scan.h gives its form). */
 static void quoted_part(char *out, size_t cap, const char *msg) {

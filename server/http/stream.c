@@ -98,6 +98,6 @@ enum MHD_Result srv_stream_begin(srv_req *req) {
     req->reply.status = 200;
     req->reply.type = req->sse ? "text/event-stream; charset=utf-8" : "application/x-ndjson";
     srv_watch_poke(req->srv);
-    return srv_reply_send(
-        req, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, SRV_STREAM_CHUNK, pull, req, NULL));
+    return srv_reply_send(req, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, SRV_STREAM_CHUNK,
+                                                                 pull, req, NULL));
 }

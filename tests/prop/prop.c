@@ -94,7 +94,7 @@ const prop_case *prop_cases(int *n) {
 
 /* config.json of a case in a temporary file; the caller removes it. */
 static void write_config(const prop_case *c, char path[64]) {
-    strcpy(path, "/tmp/tnl-prop-XXXXXX"); // NOLINT: fits
+    snprintf(path, 64, "/tmp/tnl-prop-XXXXXX");
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     FILE *f = fdopen(fd, "w");

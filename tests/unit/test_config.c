@@ -288,7 +288,7 @@ static void legal(void **state) {
     static const char *const heads[] = {"1", "3", "6", "24"};
     for (size_t i = 0; i < 4; i++) {
         mdl_spec s = good("decoder_attention_heads", heads[i]);
-        assert_int_equal(s.layers[0].dims.H, atol(heads[i]));
+        assert_int_equal(s.layers[0].dims.H, strtol(heads[i], NULL, 10));
         mdl_spec_clear(&s);
     }
     static const struct {
@@ -346,7 +346,8 @@ static void companions(void **state) {
     assert_int_equal(load(&s, tok, "{\"add_bos_token\":true,\"x\":[1]}", &err), TNL_OK);
     assert_true(s.add_bos && !s.add_eos);
     mdl_spec_clear(&s);
-    assert_int_equal(load(&s, tok, "{\"add_eos_token\":true,\"add_bos_token\":null}", &err), TNL_OK);
+    assert_int_equal(load(&s, tok, "{\"add_eos_token\":true,\"add_bos_token\":null}", &err),
+                     TNL_OK);
     assert_true(!s.add_bos && s.add_eos);
     mdl_spec_clear(&s);
     assert_int_equal(load(&s, tok, "{\"add_bos_token\":1}", &err), TNL_E_DATA);

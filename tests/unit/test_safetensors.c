@@ -51,13 +51,14 @@ static const header_case headers[] = {
     {"rank 8", ONE("[1,1,1,1,1,1,1,1]", "[0,4]"), 4, NULL},
     {"dimension 0", ONE("[0,5]", "[0,0]"), 0, NULL},
     {"spaces behind", ONE("[1]", "[0,4]") "   ", 4, NULL},
-    {"spaces inside", "{ \"a\" : {\"dtype\" : \"F32\", \"shape\": [ 1 ] ,\n\"data_offsets\":[0 , 4]} }",
+    {"spaces inside",
+     "{ \"a\" : {\"dtype\" : \"F32\", \"shape\": [ 1 ] ,\n\"data_offsets\":[0 , 4]} }", 4, NULL},
+    {"metadata", "{\"__metadata__\":{\"format\":\"pt\",\"x\":\"\\n\"},\"a\":" T("[1]", "[0,4]") "}",
      4, NULL},
-    {"metadata", "{\"__metadata__\":{\"format\":\"pt\",\"x\":\"\\n\"},\"a\":" T("[1]", "[0,4]") "}", 4,
-     NULL},
     {"two, second first", TWO(T("[1]", "[4,8]"), T("[1]", "[0,4]")), 8, NULL},
-    {"empty between", "{\"a\":" T("[1]", "[0,4]") ",\"z\":" T("[0]", "[4,4]") ",\"b\":" T(
-                          "[1]", "[4,8]") "}", 8, NULL},
+    {"empty between",
+     "{\"a\":" T("[1]", "[0,4]") ",\"z\":" T("[0]", "[4,4]") ",\"b\":" T("[1]", "[4,8]") "}", 8,
+     NULL},
     {"S11", ONE("[1]", "[0,4]"), 3, "data_offsets: found 0..4, expected a range in 0..3"},
     {"S12", ONE("[1]", "[0,4]"), 5, "tensors end at byte 4 of the data, expected 5"},
     {"S12 no tensors", "{}", 1, "tensors end at byte 0"},
@@ -110,11 +111,13 @@ static const header_case headers[] = {
     {"S39", TWO(T("[2]", "[0,8]"), T("[2]", "[4,12]")), 12, "overlaps another tensor"},
     {"S39 inside", TWO(T("[3]", "[0,12]"), T("[1]", "[4,8]")), 12, "overlaps another tensor"},
     {"S40", TWO(T("[1]", "[0,4]"), T("[1]", "[0,4]")), 4, "overlaps another tensor"},
-    {"S41", TWO(T("[1]", "[0,4]"), T("[1]", "[8,12]")), 12, "a hole before it: found begin 8, expected 4"},
+    {"S41", TWO(T("[1]", "[0,4]"), T("[1]", "[8,12]")), 12,
+     "a hole before it: found begin 8, expected 4"},
     {"S41 first", ONE("[1]", "[4,8]"), 8, "a hole before it"},
     {"S42", ONE("[4294967296,4294967296]", "[0,4]"), 4, "its size overflows"},
     {"S42 bytes", ONE("[4611686018427387904]", "[0,0]"), 0, "its size overflows"},
-    {"S42 zero", ONE("[0,9223372036854775807,9223372036854775807]", "[0,0]"), 0, "its size overflows"},
+    {"S42 zero", ONE("[0,9223372036854775807,9223372036854775807]", "[0,0]"), 0,
+     "its size overflows"},
     {"S42 dimension", ONE("[0,18446744073709551615]", "[0,0]"), 0, "its size overflows"},
     {"S43", ONE("[1,1,1,1,1,1,1,1,1]", "[0,4]"), 4, "at most 8 dimensions"},
     {"S44 more", ONE("[2]", "[0,4]"), 4, "found 4 bytes of data, expected 8"},
@@ -124,7 +127,8 @@ static const header_case headers[] = {
      "dtype: found \"F64\", expected \"F32\", \"F16\" or \"BF16\""},
     {"S45 I8", "{\"a\":{\"dtype\":\"I8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "dtype"},
     {"S45 case", "{\"a\":{\"dtype\":\"f32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype"},
-    {"S45 number", "{\"a\":{\"dtype\":32,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype: found 32"},
+    {"S45 number", "{\"a\":{\"dtype\":32,\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+     "dtype: found 32"},
 };
 
 static void header_table(void **state) {
@@ -271,7 +275,8 @@ static void views(void **state) {
             char header[256];
             snprintf(header, sizeof header,
                      "{\"f\":{\"dtype\":\"F32\",\"shape\":[3,1],\"data_offsets\":[0,12]},"
-                     "\"h\":{\"dtype\":\"BF16\",\"shape\":[2,2],\"data_offsets\":[12,20]}}%*s", pad, "");
+                     "\"h\":{\"dtype\":\"BF16\",\"shape\":[2,2],\"data_offsets\":[12,20]}}%*s",
+                     pad, "");
             buf b = st_file(header, data.p, data.n);
             folder_write(dir, ST, b.p, b.n);
             drop(&b);
@@ -371,9 +376,10 @@ static void sound_index(void **state) {
     char *dir = folder_new();
     write_shards(dir);
     folder_text(dir, ST, "an index comes before this file"); /* and so it is not opened */
-    folder_text(dir, INDEX,
-                "{\"metadata\":{\"total_size\":8,\"x\":[1]},\"weight_map\":{\"a\":\"s1.safetensors\","
-                "\"b\":\"s2.safetensors\"},\"other\":null}");
+    folder_text(
+        dir, INDEX,
+        "{\"metadata\":{\"total_size\":8,\"x\":[1]},\"weight_map\":{\"a\":\"s1.safetensors\","
+        "\"b\":\"s2.safetensors\"},\"other\":null}");
     mdl_tensors *t = opened(dir, MDL_LOAD_MAP);
     assert_int_equal(mdl_tensors_count(t), 2);
     assert_string_equal(mdl_tensors_find(t, "b")->file, "s2.safetensors");

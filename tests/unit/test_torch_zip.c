@@ -50,7 +50,8 @@ static void put_central(buf *b, const member *m, size_t local, bool wide) {
     put_le(b, wide ? all : local, 4);
     put_text(b, m->name);
     if (wide)
-        put_le(b, 1, 2), put_le(b, 24, 2), put_le(b, m->n, 8), put_le(b, m->n, 8), put_le(b, local, 8);
+        put_le(b, 1, 2), put_le(b, 24, 2), put_le(b, m->n, 8), put_le(b, m->n, 8),
+            put_le(b, local, 8);
 }
 
 static zip zip_of(const member *m, int n, bool wide) {
@@ -276,8 +277,14 @@ static const raw_case raws[] = {
     RAW("opcode PERSID", "\x80\x02P0\n.", "opcode 0x50"),
     RAW("opcode LONG4", "\x80\x02\x8b\xff\xff\xff\xff.", "opcode 0x8b"),
     RAW("empty stack", "\x80\x02\x85.", "the stack is empty"),
-    RAW("append to nothing", "\x80\x02K\x01""a.", "the stack is empty"),
-    RAW("append to a dict", "\x80\x02}K\x01""a.", "not such a container"),
+    RAW("append to nothing",
+        "\x80\x02K\x01"
+        "a.",
+        "the stack is empty"),
+    RAW("append to a dict",
+        "\x80\x02}K\x01"
+        "a.",
+        "not such a container"),
     RAW("set in a list", "\x80\x02]K\x01K\x02s.", "not such a container"),
     RAW("odd items", "\x80\x02}(K\x01u.", "not such a container"),
     RAW("no mark", "\x80\x02}u.", "no mark"),
@@ -285,9 +292,18 @@ static const raw_case raws[] = {
     RAW("mark as a value", "\x80\x02((\x85.", "a mark where a value is expected"),
     RAW("build on an int", "\x80\x02K\x01}b.", "not a dict"),
     RAW("reduce an int", "\x80\x02K\x01)R.", "found an integer, expected a global"),
-    RAW("call a storage", "\x80\x02""ctorch\nFloatStorage\n)R.", "a call of a storage type"),
-    RAW("dict of pairs", "\x80\x02""ccollections\nOrderedDict\n]\x85R.", "with arguments"),
-    RAW("rebuild nothing", "\x80\x02""ctorch._utils\n_rebuild_tensor_v2\n)R.", "unexpected arguments"),
+    RAW("call a storage",
+        "\x80\x02"
+        "ctorch\nFloatStorage\n)R.",
+        "a call of a storage type"),
+    RAW("dict of pairs",
+        "\x80\x02"
+        "ccollections\nOrderedDict\n]\x85R.",
+        "with arguments"),
+    RAW("rebuild nothing",
+        "\x80\x02"
+        "ctorch._utils\n_rebuild_tensor_v2\n)R.",
+        "unexpected arguments"),
     RAW("persistent int", "\x80\x02K\x01Q.", "found an integer, expected a tuple"),
     RAW("persistent pair", "\x80\x02K\x01K\x02\x86Q.", "persistent id that is not a storage"),
     RAW("get unset", "\x80\x02h\x07.", "memo index"),
@@ -296,7 +312,10 @@ static const raw_case raws[] = {
     RAW("put nothing", "\x80\x02q\x01.", "nothing to remember"),
     RAW("long text", "\x80\x02X\xff\xff\xff\x7f.", "ends too early"),
     RAW("cut int", "\x80\x02J\x01", "ends too early"),
-    RAW("cut global", "\x80\x02""cos", "ends too early"),
+    RAW("cut global",
+        "\x80\x02"
+        "cos",
+        "ends too early"),
     RAW("wide long", "\x80\x02\x8a\x09\x01\x01\x01\x01\x01\x01\x01\x01\x01.", "more than 8 bytes"),
     RAW("int as a key", "\x80\x02}K\x01K\x02s.", "a key is an integer"),
 };
@@ -309,7 +328,8 @@ static void raw_pickles(void **state) {
         refused_pickle(&p, raws[i].label, raws[i].words);
     }
     for (int c = 0; c < 4; c++) { /* depth and a cycle cost nothing, since nothing recurses */
-        static const char *const heads[] = {"\x80\x02)", "\x80\x02", "\x80\x02}q\x01K\x01h\x01s", "\x80\x02"};
+        static const char *const heads[] = {"\x80\x02)", "\x80\x02", "\x80\x02}q\x01K\x01h\x01s",
+                                            "\x80\x02"};
         static const int fill[] = {0x85, '(', 'N', ']'};
         buf p = {0};
         put_text(&p, heads[c]);
@@ -326,23 +346,37 @@ static void tensors_refused(void **state) {
         tensor t;
         const char *words;
     } bad[] = {
-        {"no storage", {"w", "FloatStorage", "7", 6, 0, 1, {6}, {1}}, "its storage data/7 is missing"},
+        {"no storage",
+         {"w", "FloatStorage", "7", 6, 0, 1, {6}, {1}},
+         "its storage data/7 is missing"},
         {"path", {"w", "FloatStorage", "../data.pkl", 6, 0, 1, {6}, {1}}, "is missing"},
-        {"elements", {"w", "FloatStorage", "0", 7, 0, 1, {6}, {1}},
+        {"elements",
+         {"w", "FloatStorage", "0", 7, 0, 1, {6}, {1}},
          "found 24 bytes of storage, expected 7 elements of f32"},
         {"type", {"w", "HalfStorage", "0", 6, 0, 1, {6}, {1}}, "expected 6 elements of f16"},
         {"offset", {"w", "FloatStorage", "0", 6, 1, 1, {6}, {1}}, "end beyond its storage"},
         {"far offset", {"w", "FloatStorage", "0", 6, 0x7FFFFFFF, 1, {6}, {1}}, "end beyond"},
         {"negative offset", {"w", "FloatStorage", "0", 6, 0xFFFFFFFF, 1, {6}, {1}}, "offset -1"},
         {"size", {"w", "FloatStorage", "0", 6, 0, 2, {2, 4}, {4, 1}}, "end beyond its storage"},
-        {"negative size", {"w", "FloatStorage", "0", 6, 0, 1, {0xFFFFFFFF}, {1}}, "a negative number"},
-        {"product", {"w", "FloatStorage", "0", 6, 0, 4,
-                     {0x7FFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF, 1}, {1, 1, 1, 1}}, "expected row-major"},
+        {"negative size",
+         {"w", "FloatStorage", "0", 6, 0, 1, {0xFFFFFFFF}, {1}},
+         "a negative number"},
+        {"product",
+         {"w", "FloatStorage", "0", 6, 0, 4, {0x7FFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF, 1}, {1, 1, 1, 1}},
+         "expected row-major"},
         {"transposed", {"w", "FloatStorage", "0", 6, 0, 2, {3, 2}, {1, 3}}, "expected row-major"},
         {"gaps", {"w", "FloatStorage", "0", 6, 0, 1, {3}, {2}}, "expected row-major"},
         {"repeated", {"w", "FloatStorage", "0", 6, 0, 2, {2, 3}, {0, 1}}, "expected row-major"},
-        {"rank 9", {"w", "FloatStorage", "0", 6, 0, 9, {1, 1, 1, 1, 1, 1, 1, 1, 1},
-                    {1, 1, 1, 1, 1, 1, 1, 1, 1}}, "found 9 sizes"},
+        {"rank 9",
+         {"w",
+          "FloatStorage",
+          "0",
+          6,
+          0,
+          9,
+          {1, 1, 1, 1, 1, 1, 1, 1, 1},
+          {1, 1, 1, 1, 1, 1, 1, 1, 1}},
+         "found 9 sizes"},
         {"no name", {"", "FloatStorage", "0", 6, 0, 1, {6}, {1}}, "tensor name"},
         {"line feed", {"a\nb", "FloatStorage", "0", 6, 0, 1, {6}, {1}}, "tensor name"},
         {"not UTF-8", {"\xFF", "FloatStorage", "0", 6, 0, 1, {6}, {1}}, "tensor name"},

@@ -43,8 +43,13 @@ static void put_value(buf *b, kn_dtype d, float v) {
         put_le(b, bits, 4);
     else if (d == KN_BF16)
         put_le(b, tnl_bf16_from_f32(v), 2);
-    else /* the values used here are normal in f16 and exact: rebase the exponent, cut the mantissa */
-        put_le(b, v == 0 ? 0 : (bits >> 16 & 0x8000) | (((bits >> 23 & 0xFF) - 112) << 10) | (bits >> 13 & 0x3FF), 2);
+    else /* the values used here are normal in f16 and exact: rebase the exponent, cut the mantissa
+          */
+        put_le(b,
+               v == 0 ? 0
+                      : (bits >> 16 & 0x8000) | (((bits >> 23 & 0xFF) - 112) << 10) |
+                            (bits >> 13 & 0x3FF),
+               2);
 }
 
 static void add(model *m, kn_dtype d, const char *name, int rank, int64_t a, int64_t b, int64_t c) {
@@ -53,7 +58,8 @@ static void add(model *m, kn_dtype d, const char *name, int rank, int64_t a, int
     *t = (tensor){.rank = rank, .dims = {a, b, c}, .dtype = d};
     snprintf(t->name, sizeof t->name, "%s", name);
     int64_t count = a * (rank > 1 ? b : 1) * (rank > 2 ? c : 1);
-    for (int64_t i = 0; i < count; i++) /* multiples of 1/8 in -2 .. 2, none the same as its neighbour */
+    for (int64_t i = 0; i < count;
+         i++) /* multiples of 1/8 in -2 .. 2, none the same as its neighbour */
         put_value(&t->data, d, (float)((i * 7 + m->n * 3) % 33 - 16) / 8);
 }
 
@@ -135,8 +141,8 @@ static void write_tensors(const model *m, const char *dir) {
     put_text(&h, "{");
     for (int i = 0; i < m->n; i++) {
         const tensor *t = &m->t[i];
-        int n = snprintf(entry, sizeof entry, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "",
-                         t->name, kn_dtypes[t->dtype].st_name);
+        int n = snprintf(entry, sizeof entry, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[",
+                         i ? "," : "", t->name, kn_dtypes[t->dtype].st_name);
         for (int k = 0; k < t->rank; k++)
             n += snprintf(entry + n, sizeof entry - (size_t)n, "%s%lld", k ? "," : "",
                           (long long)t->dims[k]);
@@ -314,7 +320,8 @@ static void modes(void **state) {
 
 static void rounding(void **state) {
     (void)state;
-    static const float values[] = {1.0f + 0x1p-8f, 1.0f + 0x1p-8f + 0x1p-20f, 1.0f + 3 * 0x1p-8f, -3e38f, 1e-40f};
+    static const float values[] = {1.0f + 0x1p-8f, 1.0f + 0x1p-8f + 0x1p-20f, 1.0f + 3 * 0x1p-8f,
+                                   -3e38f, 1e-40f};
     model m = make(2, false, false, KN_F32);
     memcpy(m.t[0].data.p, values, sizeof values);
     bound b = sound(&m, MDL_W_BF16);
@@ -405,7 +412,8 @@ static void nonfinite(void **state) {
             set_le(d, at, rows[r].bits, elem);
             if (rows[r].words) {
                 char where[48];
-                snprintf(where, sizeof where, "%s at element %zu", rows[r].words, at / (size_t)elem);
+                snprintf(where, sizeof where, "%s at element %zu", rows[r].words,
+                         at / (size_t)elem);
                 refused(&m, m.t[i].name, where);
             } else {
                 bound b = sound(&m, MDL_W_AUTO);
@@ -497,7 +505,8 @@ static void progress(void **state) {
     meter p = {0};
     assert_int_equal(mdl_config_load(&b.spec, dir, &b.err), TNL_OK);
     assert_int_equal(mdl_tensors_open(&b.t, dir, MDL_LOAD_READ, &b.err), TNL_OK);
-    assert_int_equal(mdl_weights_bind(&b.w, &b.spec, b.t, MDL_W_BF16, on_progress, &p, &b.err), TNL_OK);
+    assert_int_equal(mdl_weights_bind(&b.w, &b.spec, b.t, MDL_W_BF16, on_progress, &p, &b.err),
+                     TNL_OK);
     assert_true(p.calls > 0);
     assert_int_equal(p.done, p.total);
     unbind(&b);
