@@ -14,7 +14,8 @@
 
 typedef struct candidate {
     int32_t id;
-    float z; /* (logit - max) / temperature, <= 0 */
+    float x; /* logit: what ranks it, since different logits may round to one z */
+    float z; /* (x - max) / temperature, <= 0 */
     float w; /* exp(z) */
 } candidate;
 
@@ -237,7 +238,7 @@ static int64_t truncate_to(eng_sampler *s, int64_t n, double target, bool counti
 
 static float key_likeliest(const candidate *c, float about) {
     (void)about;
-    return c->z;
+    return c->x;
 }
 
 /* Distance of -ln p from the entropy, negated; `about` is where z has that distance 0. */
@@ -288,7 +289,7 @@ static int64_t gather(eng_sampler *s, const view *v, float depth) {
             if (!(v->x[i] >= cut))
                 continue;
             float z = (v->x[i] - v->max) * v->inv_t;
-            s->cand[n++] = (candidate){(int32_t)i, z, eng_exp(z)};
+            s->cand[n++] = (candidate){(int32_t)i, v->x[i], z, eng_exp(z)};
         }
     }
     return n;

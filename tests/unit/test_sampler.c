@@ -135,7 +135,7 @@ enum { PLAIN_MAX = 4096 };
 
 typedef struct plain_item {
     int id;
-    double z, w, key;
+    double x, z, w, key;
 } plain_item;
 
 typedef struct plain {
@@ -194,9 +194,9 @@ static void plain_min_p(plain *s, double share) {
     s->n = n;
 }
 
-static void keys_by_z(plain *s) {
+static void keys_by_x(plain *s) {
     for (int i = 0; i < s->n; i++)
-        s->it[i].key = s->it[i].z;
+        s->it[i].key = s->it[i].x;
 }
 
 /* `nudge` shifts every threshold a little: where the answer depends on it, rounding decides. */
@@ -209,7 +209,7 @@ static int plain_sample(plain *s, const float *x, int vocab, const eng_params *p
     for (int i = 0; i < vocab; i++) {
         double z = (double)((x[i] - max) * inv_t);
         if (x[i] > -INFINITY)
-            s->it[s->n++] = (plain_item){i, z, z < -87 ? 0 : exp(z), z};
+            s->it[s->n++] = (plain_item){i, (double)x[i], z, z < -87 ? 0 : exp(z), (double)x[i]};
     }
     if (p->top_k > 0 && p->top_k < s->n) {
         qsort(s->it, (size_t)s->n, sizeof s->it[0], by_key);
@@ -217,7 +217,7 @@ static int plain_sample(plain *s, const float *x, int vocab, const eng_params *p
     }
     if (p->typical_p < 1)
         plain_typical(s, (double)p->typical_p + nudge, nudge);
-    keys_by_z(s);
+    keys_by_x(s);
     if (p->top_p < 1)
         plain_mass(s, (double)p->top_p + nudge);
     if (p->min_p > 0)
