@@ -64,8 +64,8 @@ static tnl_status read_int(void *at, const cfg_key *row, const cJSON *v, const c
                            tnl_error *err) {
     char expected[80];
     if (!is_integer(v, row->min, row->max)) {
-        snprintf(expected, sizeof expected, "a whole number from %lld to %lld",
-                 (long long)row->min, (long long)row->max);
+        snprintf(expected, sizeof expected, "a whole number from %lld to %lld", (long long)row->min,
+                 (long long)row->max);
         return bad_value(file, row->key, v, expected, err);
     }
     int64_t value = (int64_t)v->valuedouble;
@@ -160,8 +160,8 @@ static bool knows(const cfg_key *rows, size_t n_rows, const char *key) {
 tnl_status mdl_config_keys(void *out, const cfg_key *rows, size_t n_rows, const cJSON *config,
                            const char *file, tnl_error *err) {
     for (size_t i = 0; i < n_rows; i++)
-        TNL_TRY(read_row(out, &rows[i], cJSON_GetObjectItemCaseSensitive(config, rows[i].key),
-                         file, err));
+        TNL_TRY(read_row(out, &rows[i], cJSON_GetObjectItemCaseSensitive(config, rows[i].key), file,
+                         err));
     const cJSON *v;
     cJSON_ArrayForEach(v, config) {
         char key[65];

@@ -97,8 +97,8 @@ tnl_status mdl_file_text(char **text, size_t *n, const char *path, size_t max, t
 }
 
 static tnl_status map_copy(mdl_map *out, int fd, const char *path, tnl_error *err) {
-    void *p = mmap(NULL, (size_t)out->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                   -1, 0);
+    void *p =
+        mmap(NULL, (size_t)out->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return tnl_fail(err, TNL_E_NOMEM, "%s: no memory for a copy of %llu bytes", path,
                         (unsigned long long)out->size);

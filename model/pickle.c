@@ -29,9 +29,9 @@ typedef enum value_kind {
 
 typedef enum global_id { G_ORDERED_DICT, G_REBUILD_TENSOR, G_STORAGE } global_id;
 
-static const char *const kind_words[] = {"None",    "a bool", "an integer", "a float",
-                                         "a text",  "a tuple", "a list",    "a dict",
-                                         "a global", "a storage", "a tensor", "a mark"};
+static const char *const kind_words[] = {"None",     "a bool",    "an integer", "a float",
+                                         "a text",   "a tuple",   "a list",     "a dict",
+                                         "a global", "a storage", "a tensor",   "a mark"};
 
 typedef uint32_t ref; /* index of a value */
 
@@ -83,35 +83,38 @@ static tnl_status no_memory(machine *m) {
 
 /* ---- memory ---- */
 
-/* Make room for index n-1 in an array; false when memory is short. */
-static bool reserve(void **array, uint32_t *cap, uint64_t n, size_t elem) {
+/* The array with room for n >= 1 elements, new ones zero; NULL when memory is short, and then the
+ * old array is still valid. */
+static void *with_room(void *array, uint32_t *cap, uint64_t n, size_t elem) {
     if (n <= *cap)
-        return true;
+        return array;
     uint64_t want = (uint64_t)*cap * 2;
     if (want < n)
         want = n;
     if (want > UINT32_MAX / 2)
-        return false;
-    void *more = realloc(*array, (size_t)want * elem);
+        return NULL;
+    char *more = realloc(array, (size_t)want * elem);
     if (!more)
-        return false;
-    memset((char *)more + *cap * elem, 0, (size_t)(want - *cap) * elem);
-    *array = more;
+        return NULL;
+    memset(more + *cap * elem, 0, (size_t)(want - *cap) * elem);
     *cap = (uint32_t)want;
-    return true;
+    return more;
 }
 
 static tnl_status push_ref(machine *m, ref r) {
-    if (!reserve((void **)&m->stack, &m->cap_stack, (uint64_t)m->depth + 1, sizeof *m->stack))
+    ref *stack = with_room(m->stack, &m->cap_stack, (uint64_t)m->depth + 1, sizeof *stack);
+    if (!stack)
         return no_memory(m);
+    m->stack = stack;
     m->stack[m->depth++] = r;
     return TNL_OK;
 }
 
 static tnl_status push(machine *m, value v) {
-    if (!reserve((void **)&m->values, &m->cap_values, (uint64_t)m->n_values + 1,
-                 sizeof *m->values))
+    value *values = with_room(m->values, &m->cap_values, (uint64_t)m->n_values + 1, sizeof *values);
+    if (!values)
         return no_memory(m);
+    m->values = values;
     m->values[m->n_values] = v;
     return push_ref(m, m->n_values++);
 }
@@ -135,11 +138,13 @@ static tnl_status pop_kind(machine *m, ref *out, value_kind kind) {
 
 static tnl_status append(machine *m, ref seq, const ref *items, uint32_t n) {
     value *v = &m->values[seq];
-    if (!reserve((void **)&v->seq.items, &v->seq.cap, (uint64_t)v->seq.n + n,
-                 sizeof *v->seq.items))
+    if (n == 0)
+        return TNL_OK;
+    ref *room = with_room(v->seq.items, &v->seq.cap, (uint64_t)v->seq.n + n, sizeof *room);
+    if (!room)
         return no_memory(m);
-    if (n)
-        memcpy(v->seq.items + v->seq.n, items, n * sizeof *items);
+    v->seq.items = room;
+    memcpy(room + v->seq.n, items, n * sizeof *items);
     v->seq.n += n;
     return TNL_OK;
 }
@@ -404,8 +409,10 @@ static tnl_status remember(machine *m, uint64_t index) {
         return bad(m, "nothing to remember");
     if (index >= m->n) /* a pickle of n bytes has fewer values */
         return bad(m, "memo index out of range");
-    if (!reserve((void **)&m->memo, &m->cap_memo, index + 1, sizeof *m->memo))
+    ref *memo = with_room(m->memo, &m->cap_memo, index + 1, sizeof *memo);
+    if (!memo)
         return no_memory(m);
+    m->memo = memo;
     m->memo[index] = m->stack[m->depth - 1] + 1;
     m->n_memo++;
     return TNL_OK;
@@ -523,18 +530,41 @@ static tnl_status op_stop(machine *m) {
 typedef tnl_status (*op_fn)(machine *m);
 
 static const op_fn ops[256] = {
-    [0x80] = op_proto,       [0x95] = op_frame,       ['c'] = op_global,
-    [0x93] = op_stack_global, ['J'] = op_binint,      ['K'] = op_binint1,
-    ['M'] = op_binint2,      [0x8A] = op_long1,       ['G'] = op_binfloat,
-    ['X'] = op_binunicode,   [0x8C] = op_short_binunicode, ['N'] = op_none,
-    [0x88] = op_true,        [0x89] = op_false,       ['('] = op_mark,
-    [')'] = op_empty_tuple,  [']'] = op_empty_list,   ['}'] = op_empty_dict,
-    ['t'] = op_tuple,        [0x85] = op_tuple1,      [0x86] = op_tuple2,
-    [0x87] = op_tuple3,      ['s'] = op_setitem,      ['a'] = op_append,
-    ['u'] = op_setitems,     ['e'] = op_appends,      ['q'] = op_binput,
-    ['r'] = op_long_binput,  [0x94] = op_memoize,     ['h'] = op_binget,
-    ['j'] = op_long_binget,  ['Q'] = op_persistent,   ['R'] = op_reduce,
-    ['b'] = op_build,        ['.'] = op_stop,
+    [0x80] = op_proto,
+    [0x95] = op_frame,
+    ['c'] = op_global,
+    [0x93] = op_stack_global,
+    ['J'] = op_binint,
+    ['K'] = op_binint1,
+    ['M'] = op_binint2,
+    [0x8A] = op_long1,
+    ['G'] = op_binfloat,
+    ['X'] = op_binunicode,
+    [0x8C] = op_short_binunicode,
+    ['N'] = op_none,
+    [0x88] = op_true,
+    [0x89] = op_false,
+    ['('] = op_mark,
+    [')'] = op_empty_tuple,
+    [']'] = op_empty_list,
+    ['}'] = op_empty_dict,
+    ['t'] = op_tuple,
+    [0x85] = op_tuple1,
+    [0x86] = op_tuple2,
+    [0x87] = op_tuple3,
+    ['s'] = op_setitem,
+    ['a'] = op_append,
+    ['u'] = op_setitems,
+    ['e'] = op_appends,
+    ['q'] = op_binput,
+    ['r'] = op_long_binput,
+    [0x94] = op_memoize,
+    ['h'] = op_binget,
+    ['j'] = op_long_binget,
+    ['Q'] = op_persistent,
+    ['R'] = op_reduce,
+    ['b'] = op_build,
+    ['.'] = op_stop,
 };
 
 static tnl_status run(machine *m) {
@@ -618,8 +648,8 @@ static tnl_status give_all(machine *m, mdl_pickle_fn fn, void *ctx) {
     return TNL_OK;
 }
 
-tnl_status mdl_pickle_tensors(const unsigned char *p, size_t n, const char *file,
-                              mdl_pickle_fn fn, void *ctx, tnl_error *err) {
+tnl_status mdl_pickle_tensors(const unsigned char *p, size_t n, const char *file, mdl_pickle_fn fn,
+                              void *ctx, tnl_error *err) {
     machine m = {.p = p, .n = n, .file = file, .err = err};
     tnl_status s = run(&m);
     if (s == TNL_OK)

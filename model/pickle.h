@@ -28,7 +28,7 @@ typedef tnl_status (*mdl_pickle_fn)(void *ctx, const mdl_pickled_tensor *t, tnl_
 
 /* Run the pickle at p and hand each tensor of the dict it builds to fn, in order. Entries that are
  * not tensors are ignored. `file` is named in messages. */
-tnl_status mdl_pickle_tensors(const unsigned char *p, size_t n, const char *file,
-                              mdl_pickle_fn fn, void *ctx, tnl_error *err);
+tnl_status mdl_pickle_tensors(const unsigned char *p, size_t n, const char *file, mdl_pickle_fn fn,
+                              void *ctx, tnl_error *err);
 
 #endif

@@ -18,7 +18,7 @@ static const tnl_json_limits header_limits = {.max_bytes = MDL_MAX_HEADER,
 typedef struct header {
     mdl_tensors *t;
     int file;
-    const char *name; /* of the file */
+    const char *name;    /* of the file */
     uint64_t data, size; /* where the data begins, and how much there is */
     tnl_error *err;
     mdl_tensor_found *found;
@@ -106,8 +106,8 @@ static tnl_status read_tensor(header *h, json_cursor *c, json_str name, mdl_tens
                             (int)(key.n < 60 ? key.n : 60), key.s);
         }
     }
-    const char *missing = !(seen & DTYPE)   ? "dtype"
-                          : !(seen & SHAPE) ? "shape"
+    const char *missing = !(seen & DTYPE)     ? "dtype"
+                          : !(seen & SHAPE)   ? "shape"
                           : !(seen & OFFSETS) ? "data_offsets"
                                               : NULL;
     if (missing)
@@ -177,12 +177,11 @@ static tnl_status check_cover(header *h) {
     for (size_t i = 0; i < h->n; i++) {
         const mdl_tensor_found *f = &h->found[i];
         if (f->offset != at)
-            return tnl_fail(h->err, TNL_E_DATA,
-                            "%s: tensor \"%.*s\": %s: found begin %llu, expected %llu", h->name,
-                            (int)(f->name.n < 200 ? f->name.n : 200), f->name.s,
-                            f->offset < at ? "overlaps another tensor" : "a hole before it",
-                            (unsigned long long)(f->offset - h->data),
-                            (unsigned long long)(at - h->data));
+            return tnl_fail(
+                h->err, TNL_E_DATA, "%s: tensor \"%.*s\": %s: found begin %llu, expected %llu",
+                h->name, (int)(f->name.n < 200 ? f->name.n : 200), f->name.s,
+                f->offset < at ? "overlaps another tensor" : "a hole before it",
+                (unsigned long long)(f->offset - h->data), (unsigned long long)(at - h->data));
         at += f->bytes;
     }
     if (at != end)
@@ -227,8 +226,8 @@ tnl_status mdl_safetensors_read(mdl_tensors *t, int file, tnl_error *err) {
     if (n > MDL_MAX_HEADER)
         return tnl_fail(err, TNL_E_LIMIT, "%s: header length: found %llu, expected at most %d",
                         name, (unsigned long long)n, MDL_MAX_HEADER);
-    header h = {.t = t, .file = file, .name = name, .err = err, .data = 8 + n,
-                .size = map->size - 8 - n};
+    header h = {
+        .t = t, .file = file, .name = name, .err = err, .data = 8 + n, .size = map->size - 8 - n};
     tnl_status s = read_header(&h, (const char *)map->data + 8, (size_t)n);
     free(h.found);
     return s;

@@ -255,9 +255,8 @@ static tnl_status verify_shards(const mdl_tensors *t, const shard_index *x, tnl_
         uint32_t index = t->count ? *slot_of(t, tensor.s, tensor.n) : 0;
         const mdl_tensor_view *v = index ? &t->views[index - 1] : NULL;
         if (!v || !mdl_json_str_is(file, v->file))
-            return tnl_fail(err, TNL_E_DATA,
-                            "%s: tensor \"%.*s\": found in %s, expected in %.*s", x->file,
-                            (int)(tensor.n < 150 ? tensor.n : 150), tensor.s,
+            return tnl_fail(err, TNL_E_DATA, "%s: tensor \"%.*s\": found in %s, expected in %.*s",
+                            x->file, (int)(tensor.n < 150 ? tensor.n : 150), tensor.s,
                             v ? v->file : "no shard", (int)file.n, file.s);
     }
     uint64_t total = 0;
@@ -270,10 +269,8 @@ static tnl_status verify_shards(const mdl_tensors *t, const shard_index *x, tnl_
 }
 
 static tnl_status read_index(shard_index *x, const char *text, size_t n, tnl_error *err) {
-    static const tnl_json_limits limits = {.max_bytes = MDL_MAX_HEADER,
-                                           .max_values = 1 << 20,
-                                           .max_depth = 8,
-                                           .max_keys = 1 << 20};
+    static const tnl_json_limits limits = {
+        .max_bytes = MDL_MAX_HEADER, .max_values = 1 << 20, .max_depth = 8, .max_keys = 1 << 20};
     tnl_error why;
     tnl_status s = tnl_json_check(text, n, &limits, NULL, &why);
     if (s != TNL_OK)

@@ -261,8 +261,8 @@ static tnl_status add_tensor(void *ctx, const mdl_pickled_tensor *p, tnl_error *
     uint64_t elem = (uint64_t)kn_dtypes[p->dtype].block_bytes, want, skip, end;
     if (!e)
         return tnl_fail(err, TNL_E_DATA, "%s: tensor \"%.*s\": its storage data/%.*s is missing",
-                        a->name, shown, p->name,
-                        (int)(p->storage_len < 60 ? p->storage_len : 60), p->storage);
+                        a->name, shown, p->name, (int)(p->storage_len < 60 ? p->storage_len : 60),
+                        p->storage);
     if (!tnl_mul_u64(&want, p->storage_elems, elem) || want != e->size)
         return tnl_fail(
             err, TNL_E_DATA,
@@ -300,8 +300,8 @@ static tnl_status read_archive(archive *a) {
 
 tnl_status mdl_torch_zip_read(mdl_tensors *t, int file, tnl_error *err) {
     const mdl_tensor_file *f = &t->files[file];
-    archive a = {.t = t, .file = file, .name = f->name, .p = f->map.data, .size = f->map.size,
-                 .err = err};
+    archive a = {
+        .t = t, .file = file, .name = f->name, .p = f->map.data, .size = f->map.size, .err = err};
     tnl_status s = read_archive(&a);
     free(a.entries);
     return s;

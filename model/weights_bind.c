@@ -16,9 +16,9 @@ typedef struct binder {
     const mdl_spec *spec;
     const mdl_tensors *t;
     mdl_weight_mode mode;
-    bool *used;      /* [tensors] */
-    bool head_bound;   /* the file has a head and we take it */
-    bool head_ignored; /* the file has one that differs, and we do not */
+    bool *used;                   /* [tensors] */
+    bool head_bound;              /* the file has a head and we take it */
+    bool head_ignored;            /* the file has one that differs, and we do not */
     const mdl_tensor_view *other; /* a matrix whose dtype is not torch_dtype; NULL: none */
     mdl_progress_fn progress;
     void *progress_ctx;
@@ -185,7 +185,10 @@ static tnl_status nonfinite(const binder *b, const mdl_tensor_view *v, uint64_t 
     kn_dtype_to_f32(&f, (const char *)p + i * elem, v->dtype, 1);
     return tnl_fail(b->err, TNL_E_NONFINITE,
                     "%s: tensor \"%s\": found %s at element %llu, expected finite values", v->file,
-                    v->name, f != f ? "NaN" : f > 0 ? "infinity" : "-infinity",
+                    v->name,
+                    f != f  ? "NaN"
+                    : f > 0 ? "infinity"
+                            : "-infinity",
                     (unsigned long long)(at + i));
 }
 
@@ -245,8 +248,8 @@ static tnl_status load_matrix(binder *b, const mdl_tensor_view *v, kn_tensor *ou
             return tnl_fail(b->err, TNL_E_NOMEM, "%s: tensor \"%s\": no memory for a copy in %s",
                             v->file, v->name, kn_dtypes[to].name);
     }
-    *out = (kn_tensor){.data = copy ? copy : v->data, .dtype = to, .rows = v->dims[0],
-                       .cols = v->dims[1]};
+    *out = (kn_tensor){
+        .data = copy ? copy : v->data, .dtype = to, .rows = v->dims[0], .cols = v->dims[1]};
     return pass_over(b, v, copy, to);
 }
 
@@ -290,8 +293,13 @@ static tnl_status bind(binder *b) {
 tnl_status mdl_weights_bind(mdl_weights *out, const mdl_spec *spec, const mdl_tensors *t,
                             mdl_weight_mode mode, mdl_progress_fn progress, void *progress_ctx,
                             tnl_error *err) {
-    binder b = {.w = out, .spec = spec, .t = t, .mode = mode, .progress = progress,
-                .progress_ctx = progress_ctx, .err = err};
+    binder b = {.w = out,
+                .spec = spec,
+                .t = t,
+                .mode = mode,
+                .progress = progress,
+                .progress_ctx = progress_ctx,
+                .err = err};
     tnl_status s = bind(&b);
     free(b.used);
     if (s != TNL_OK)

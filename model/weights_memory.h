@@ -15,8 +15,7 @@ typedef tnl_status (*mdl_role_fn)(void *ctx, const struct mdl_role_row *row, int
 tnl_status mdl_weights_each_role(const mdl_spec *spec, mdl_role_fn fn, void *ctx);
 
 /* Shape of a role: rank and dims; the layer's own sizes where it has any. */
-int mdl_role_dims(const struct mdl_role_row *row, const mdl_spec *spec, int layer,
-                  int64_t dims[3]);
+int mdl_role_dims(const struct mdl_role_row *row, const mdl_spec *spec, int layer, int64_t dims[3]);
 
 /* Where the role of this layer lives. */
 mdl_layer_weights *mdl_weights_of(mdl_weights *w, int layer);

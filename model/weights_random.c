@@ -155,8 +155,8 @@ static tnl_status make_all(maker *m) {
     return TNL_OK;
 }
 
-tnl_status mdl_weights_random(mdl_weights *out, const mdl_spec *spec, kn_dtype dtype,
-                              uint64_t seed, tnl_error *err) {
+tnl_status mdl_weights_random(mdl_weights *out, const mdl_spec *spec, kn_dtype dtype, uint64_t seed,
+                              tnl_error *err) {
     maker m = {.w = out, .spec = spec, .dtype = dtype, .seed = seed, .err = err};
     memset(out, 0, sizeof *out);
     tnl_status s = make_all(&m);

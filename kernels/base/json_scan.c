@@ -40,7 +40,7 @@ typedef struct scan {
     uint64_t seed;
     key *keys; /* a stack: the keys of an object leave when it closes */
     size_t n_keys, cap_keys;
-    uint32_t *table; /* index + 1 into keys, 0 empty; linear probing */
+    uint32_t *table;   /* index + 1 into keys, 0 empty; linear probing */
     size_t table_size; /* power of two, at most half full */
 } scan;
 

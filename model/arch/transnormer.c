@@ -19,11 +19,12 @@ typedef struct tnl_keys {
     int act, norm, dtype;
 } tnl_keys;
 
-static const char *const act_words[] = {"gelu", "relu",  "elu",  "sigmoid", "exp",  "leak", "1+elu",
-                                        "2+elu", "silu", "swish", "sine",    "none", NULL};
-static const kn_act act_of_word[] = {KN_ACT_GELU,  KN_ACT_RELU,  KN_ACT_ELU,  KN_ACT_SIGMOID,
-                                     KN_ACT_EXP,   KN_ACT_LEAK,  KN_ACT_1PELU, KN_ACT_2PELU,
-                                     KN_ACT_SILU,  KN_ACT_SILU,  KN_ACT_SINE,  KN_ACT_NONE};
+static const char *const act_words[] = {"gelu", "relu",  "elu",   "sigmoid", "exp",
+                                        "leak", "1+elu", "2+elu", "silu",    "swish",
+                                        "sine", "none",  NULL};
+static const kn_act act_of_word[] = {KN_ACT_GELU, KN_ACT_RELU, KN_ACT_ELU,   KN_ACT_SIGMOID,
+                                     KN_ACT_EXP,  KN_ACT_LEAK, KN_ACT_1PELU, KN_ACT_2PELU,
+                                     KN_ACT_SILU, KN_ACT_SILU, KN_ACT_SINE,  KN_ACT_NONE};
 enum { WORD_SILU = 8 }; /* the published default */
 static const char *const norm_words[] = {"simplermsnorm", "layernorm", NULL};
 static const mdl_norm_kind norm_of_word[] = {MDL_NORM_SRMS, MDL_NORM_LAYERNORM};
@@ -32,14 +33,15 @@ static const kn_dtype dtype_of_word[] = {KN_F32, KN_F16, KN_BF16};
 
 #define AT(field) offsetof(tnl_keys, field)
 #define SIZE(name, field, lo, hi)                                                                  \
-    {.key = name, .type = CFG_INT, .required = true, .min = lo, .max = hi, .offset = AT(field)}
+    { .key = name, .type = CFG_INT, .required = true, .min = lo, .max = hi, .offset = AT(field) }
 #define FLAG(name, field, value)                                                                   \
-    {.key = name, .type = CFG_BOOL, .fallback = value, .offset = AT(field)}
+    { .key = name, .type = CFG_BOOL, .fallback = value, .offset = AT(field) }
 #define ID(name, field, value)                                                                     \
-    {.key = name, .type = CFG_ID, .max = INT32_MAX, .fallback = value, .offset = AT(field)}
+    { .key = name, .type = CFG_ID, .max = INT32_MAX, .fallback = value, .offset = AT(field) }
 #define WORD(name, field, list, value)                                                             \
-    {.key = name, .type = CFG_WORD, .fallback = value, .offset = AT(field), .words = list}
-#define NOTE(name) {.key = name, .type = CFG_NOTE}
+    { .key = name, .type = CFG_WORD, .fallback = value, .offset = AT(field), .words = list }
+#define NOTE(name)                                                                                 \
+    { .key = name, .type = CFG_NOTE }
 
 /* Upper bounds are far above any published model; they keep every later product small. */
 static const cfg_key key_rows[] = {
@@ -224,8 +226,10 @@ static bool when_lrpe(const mdl_spec *s, const mdl_layer_spec *l) {
     return l->lrpe;
 }
 
-#define MATRIX(r, name, rows, cols, cond) {r, name, {rows, cols}, true, cond}
-#define VECTOR(r, name, dim, cond) {r, name, {dim}, false, cond}
+#define MATRIX(r, name, rows, cols, cond)                                                          \
+    { r, name, {rows, cols}, true, cond }
+#define VECTOR(r, name, dim, cond)                                                                 \
+    { r, name, {dim}, false, cond }
 #define LAYER(name) "model.layers.%d." name
 #define LINEAR(r, name, rows, cols)                                                                \
     MATRIX(r, LAYER(name ".weight"), rows, cols, NULL),                                            \

@@ -24,7 +24,8 @@ static void check(const mdl_tensors *t, size_t size) {
                    v->bytes == 0);
         for (int64_t k = 0; k < i && k < 64; k++) {
             const mdl_tensor_view *w = mdl_tensors_at(t, k);
-            FUZZ_CHECK(v->bytes == 0 || w->bytes == 0 || v->file_offset >= w->file_offset + w->bytes ||
+            FUZZ_CHECK(v->bytes == 0 || w->bytes == 0 ||
+                       v->file_offset >= w->file_offset + w->bytes ||
                        w->file_offset >= v->file_offset + v->bytes);
         }
         sum += v->bytes;

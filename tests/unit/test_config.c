@@ -68,7 +68,7 @@ static const struct {
     /* C10 to C18, C36: generated below; these need other words */
     {"glu_dim", "0", "glu_dim: found 0"},
     {"glu_dim", "-2", "glu_dim: found -2, expected a whole number from -1"},
-    {"decoder_layers", "1000000000", "decoder_layers: found 1000000000"}, /* C19 */
+    {"decoder_layers", "1000000000", "decoder_layers: found 1000000000"},    /* C19 */
     {"decoder_attention_heads", "5", "expected a divisor of hidden_dim 24"}, /* C20 */
     /* C23 */
     {"linear_use_lrpe_list", NULL, "linear_use_lrpe_list: missing"},
@@ -123,11 +123,24 @@ static void refuses(void **state) {
 /* C10 to C18: every required size with every wrong value names its key. */
 static void sizes(void **state) {
     (void)state;
-    static const char *const keys[] = {"vocab_size", "decoder_layers", "decoder_embed_dim",
-                                       "decoder_attention_heads", "hidden_dim", "glu_dim"};
-    static const char *const values[] = {NULL, "0", "-2", "1.5", "\"16\"", "true", "null", "1e999",
-                                         "-1e999", "2147483648", "4294967296", "9007199254740992",
-                                         "18446744073709551615", "[16]", "{}"};
+    static const char *const keys[] = {"vocab_size",        "decoder_layers",
+                                       "decoder_embed_dim", "decoder_attention_heads",
+                                       "hidden_dim",        "glu_dim"};
+    static const char *const values[] = {NULL,
+                                         "0",
+                                         "-2",
+                                         "1.5",
+                                         "\"16\"",
+                                         "true",
+                                         "null",
+                                         "1e999",
+                                         "-1e999",
+                                         "2147483648",
+                                         "4294967296",
+                                         "9007199254740992",
+                                         "18446744073709551615",
+                                         "[16]",
+                                         "{}"};
     for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++)
         for (size_t v = 0; v < sizeof values / sizeof values[0]; v++) {
             mdl_spec spec;
@@ -250,10 +263,10 @@ static void values(void **state) {
     static const struct {
         const char *word;
         kn_act act;
-    } acts[] = {{"gelu", KN_ACT_GELU},   {"relu", KN_ACT_RELU},   {"elu", KN_ACT_ELU},
-                {"sigmoid", KN_ACT_SIGMOID}, {"exp", KN_ACT_EXP}, {"leak", KN_ACT_LEAK},
-                {"1+elu", KN_ACT_1PELU}, {"2+elu", KN_ACT_2PELU}, {"silu", KN_ACT_SILU},
-                {"swish", KN_ACT_SILU},  {"sine", KN_ACT_SINE},   {"none", KN_ACT_NONE}};
+    } acts[] = {{"gelu", KN_ACT_GELU},       {"relu", KN_ACT_RELU},   {"elu", KN_ACT_ELU},
+                {"sigmoid", KN_ACT_SIGMOID}, {"exp", KN_ACT_EXP},     {"leak", KN_ACT_LEAK},
+                {"1+elu", KN_ACT_1PELU},     {"2+elu", KN_ACT_2PELU}, {"silu", KN_ACT_SILU},
+                {"swish", KN_ACT_SILU},      {"sine", KN_ACT_SINE},   {"none", KN_ACT_NONE}};
     for (size_t i = 0; i < sizeof acts / sizeof acts[0]; i++) {
         char quoted[32];
         snprintf(quoted, sizeof quoted, "\"%s\"", acts[i].word);

@@ -22,8 +22,10 @@ typedef struct json_case {
     const char *words; /* part of the line, NULL when it passes */
 } json_case;
 
-#define OK(t) {t, 0, TNL_JSON_OK, NULL}
-#define BAD(t, w) {t, 0, TNL_JSON_INVALID, w}
+#define OK(t)                                                                                      \
+    { t, 0, TNL_JSON_OK, NULL }
+#define BAD(t, w)                                                                                  \
+    { t, 0, TNL_JSON_INVALID, w }
 
 static const json_case cases[] = {
     OK("{}"),

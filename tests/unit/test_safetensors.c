@@ -431,10 +431,9 @@ static void mutants(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(header_table), cmocka_unit_test(container),
-        cmocka_unit_test(floods),       cmocka_unit_test(kinds_of_file),
-        cmocka_unit_test(views),        cmocka_unit_test(index_table),
-        cmocka_unit_test(sound_index),  cmocka_unit_test(mutants),
+        cmocka_unit_test(header_table),  cmocka_unit_test(container), cmocka_unit_test(floods),
+        cmocka_unit_test(kinds_of_file), cmocka_unit_test(views),     cmocka_unit_test(index_table),
+        cmocka_unit_test(sound_index),   cmocka_unit_test(mutants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -239,10 +239,14 @@ static void other_values(void **state) {
 
 static void globals(void **state) {
     (void)state;
-    static const char *const bad[][2] = {
-        {"os", "system"},          {"builtins", "eval"},      {"torch", "LongStorage"},
-        {"torch", "DoubleStorage"}, {"torch._utils", "_rebuild_parameter"},
-        {"collections", "Counter"}, {"numpy.core.multiarray", "_reconstruct"}, {"", ""}};
+    static const char *const bad[][2] = {{"os", "system"},
+                                         {"builtins", "eval"},
+                                         {"torch", "LongStorage"},
+                                         {"torch", "DoubleStorage"},
+                                         {"torch._utils", "_rebuild_parameter"},
+                                         {"collections", "Counter"},
+                                         {"numpy.core.multiarray", "_reconstruct"},
+                                         {"", ""}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         buf p = {0};
         char full[96];
@@ -259,7 +263,8 @@ typedef struct raw_case {
     size_t n;
     const char *words;
 } raw_case;
-#define RAW(label, text, words) {label, text, sizeof text - 1, words}
+#define RAW(label, text, words)                                                                    \
+    { label, text, sizeof text - 1, words }
 
 static const raw_case raws[] = {
     RAW("empty", "", "ends too early"),
@@ -449,12 +454,13 @@ static void members(void **state) {
     buf p = pickle_of(&t, 1);
     const member no_pickle[] = {{"model/data/0", floats, sizeof floats}};
     const member deep[] = {{"a/b/data.pkl", p.p, p.n}, {"a/b/data/0", floats, sizeof floats}};
-    const member two[] = {{"a/data.pkl", p.p, p.n}, {"b/data.pkl", p.p, p.n},
-                          {"a/data/0", floats, sizeof floats}};
-    const member same[] = {{"a/data.pkl", p.p, p.n}, {"a/data/0", floats, sizeof floats},
+    const member two[] = {
+        {"a/data.pkl", p.p, p.n}, {"b/data.pkl", p.p, p.n}, {"a/data/0", floats, sizeof floats}};
+    const member same[] = {{"a/data.pkl", p.p, p.n},
+                           {"a/data/0", floats, sizeof floats},
                            {"a/data/0", floats, sizeof floats}};
-    const member big[] = {{"a/data.pkl", p.p, p.n}, {"a/data/0", floats, sizeof floats},
-                          {"a/byteorder", "big", 3}};
+    const member big[] = {
+        {"a/data.pkl", p.p, p.n}, {"a/data/0", floats, sizeof floats}, {"a/byteorder", "big", 3}};
     zip z = zip_of(no_pickle, 1, false);
     refused(&z.b, "no pickle", "no data.pkl");
     z = zip_of(deep, 2, false);
@@ -509,10 +515,10 @@ static void cuts_and_mutants(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sound),       cmocka_unit_test(other_values),
-        cmocka_unit_test(globals),     cmocka_unit_test(raw_pickles),
+        cmocka_unit_test(sound),           cmocka_unit_test(other_values),
+        cmocka_unit_test(globals),         cmocka_unit_test(raw_pickles),
         cmocka_unit_test(tensors_refused), cmocka_unit_test(archives),
-        cmocka_unit_test(members),     cmocka_unit_test(cuts_and_mutants),
+        cmocka_unit_test(members),         cmocka_unit_test(cuts_and_mutants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -376,8 +376,9 @@ static void vocabulary_off_by_one(void **state) {
             put_fill(&m.t[0].data, 0, C * 4);
         else
             m.t[0].data.n -= C * 4;
-        refused(&m, EMBED, more ? "found shape [12, 6], expected [11, 6]"
-                                : "found shape [10, 6], expected [11, 6]");
+        refused(&m, EMBED,
+                more ? "found shape [12, 6], expected [11, 6]"
+                     : "found shape [10, 6], expected [11, 6]");
     }
     unmake(&m);
 }
@@ -390,16 +391,26 @@ static void nonfinite(void **state) {
         uint32_t bits;
         const char *words;
     } rows[] = {
-        {KN_F32, 0x7F800000, "found infinity"}, {KN_F32, 0xFF800000, "found -infinity"},
-        {KN_F32, 0x7FC00000, "found NaN"},      {KN_F32, 0x7F800001, "found NaN"},
-        {KN_F32, 0xFFFFFFFF, "found NaN"},      {KN_F32, 0x7F7FFFFF, NULL},
-        {KN_F32, 0x00000001, NULL},             {KN_F32, 0x80000000, NULL},
-        {KN_F16, 0x7C00, "found infinity"},     {KN_F16, 0xFC00, "found -infinity"},
-        {KN_F16, 0x7C01, "found NaN"},          {KN_F16, 0xFE00, "found NaN"},
-        {KN_F16, 0x7BFF, NULL},                 {KN_F16, 0x8001, NULL},
-        {KN_BF16, 0x7F80, "found infinity"},    {KN_BF16, 0xFF80, "found -infinity"},
-        {KN_BF16, 0x7F81, "found NaN"},         {KN_BF16, 0xFFC0, "found NaN"},
-        {KN_BF16, 0x7F7F, NULL},                {KN_BF16, 0x0001, NULL},
+        {KN_F32, 0x7F800000, "found infinity"},
+        {KN_F32, 0xFF800000, "found -infinity"},
+        {KN_F32, 0x7FC00000, "found NaN"},
+        {KN_F32, 0x7F800001, "found NaN"},
+        {KN_F32, 0xFFFFFFFF, "found NaN"},
+        {KN_F32, 0x7F7FFFFF, NULL},
+        {KN_F32, 0x00000001, NULL},
+        {KN_F32, 0x80000000, NULL},
+        {KN_F16, 0x7C00, "found infinity"},
+        {KN_F16, 0xFC00, "found -infinity"},
+        {KN_F16, 0x7C01, "found NaN"},
+        {KN_F16, 0xFE00, "found NaN"},
+        {KN_F16, 0x7BFF, NULL},
+        {KN_F16, 0x8001, NULL},
+        {KN_BF16, 0x7F80, "found infinity"},
+        {KN_BF16, 0xFF80, "found -infinity"},
+        {KN_BF16, 0x7F81, "found NaN"},
+        {KN_BF16, 0xFFC0, "found NaN"},
+        {KN_BF16, 0x7F7F, NULL},
+        {KN_BF16, 0x0001, NULL},
     };
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
         model m = make(r % 2 ? 3 : 1, false, true, rows[r].dtype);
@@ -448,8 +459,8 @@ static void heads(void **state) {
         const char *tie;
         int head; /* 0 none, 1 the same values, 2 others */
         int want; /* 0 the embedding, 1 the head, 2 refused */
-    } rows[] = {{NULL, 0, 0},    {NULL, 1, 0},    {NULL, 2, 0},    {"true", 0, 0}, {"true", 1, 0},
-                {"true", 2, 2},  {"false", 0, 0}, {"false", 1, 1}, {"false", 2, 1}};
+    } rows[] = {{NULL, 0, 0},   {NULL, 1, 0},    {NULL, 2, 0},    {"true", 0, 0}, {"true", 1, 0},
+                {"true", 2, 2}, {"false", 0, 0}, {"false", 1, 1}, {"false", 2, 1}};
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
         model m = make(2, false, false, KN_F32);
         m.tie = rows[r].tie;
@@ -524,7 +535,8 @@ static mdl_spec random_spec(const char *tie) {
              "{\"architectures\":[\"TransnormerForCausalLM\"],\"vocab_size\":300,"
              "\"decoder_layers\":2,\"decoder_embed_dim\":64,\"decoder_attention_heads\":4,"
              "\"hidden_dim\":64,\"glu_dim\":96,\"linear_use_lrpe_list\":[0,1],\"bias\":true,"
-             "\"norm_type\":\"layernorm\",\"gate_dim\":8,\"tie_word_embeddings\":%s}", tie);
+             "\"norm_type\":\"layernorm\",\"gate_dim\":8,\"tie_word_embeddings\":%s}",
+             tie);
     if (mdl_config_parse(&spec, text, strlen(text), "shape", &err) != TNL_OK)
         fail_msg("%s", err.msg);
     return spec;
@@ -558,8 +570,8 @@ static void random_weights(void **state) {
         assert_true(fabs(squares / (double)n * 64 - 1) < 0.05);
         free(f);
         for (int i = 0; i < 64; i++)
-            assert_true(fabsf(a.layers[1].v[MDL_R_THETA][i] -
-                              (float)pow(10000.0, -2.0 * i / 64)) < 1e-7f);
+            assert_true(fabsf(a.layers[1].v[MDL_R_THETA][i] - (float)pow(10000.0, -2.0 * i / 64)) <
+                        1e-7f);
         assert_true(a.global.v[MDL_R_FINAL_NORM_W][5] == 1.0f);
         assert_true(a.layers[0].v[MDL_R_L3_B][5] == 0.0f);
         assert_int_equal(a.global.m[MDL_R_HEAD].data == a.global.m[MDL_R_EMBED].data, k);
