@@ -5,11 +5,27 @@
 
 enum { LANES = 16 };
 
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* exp(x) = 2^n e^r with n the nearest integer to x / ln 2 and |r| <= ln(2)/2; e^r by its Taylor
- * series to degree 7. n comes out of the low bits of x / ln 2 + 1.5 * 2^23. */
+ * series to degree 7. n comes out of the low bits of x / ln 2 + 1.5 * 2^23. The limit at -87 is
+ * done on the bits of |x|: a comparison of floats would keep compilers from vectorising. */
 static inline float exp_nonpositive(float x) {
     const float magic = 12582912.0f, ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
-    float c = x < -87.0f ? -87.0f : x;
+    const uint32_t limit = 0x42AE0000u; /* 87 */
+    uint32_t size = bits_of(x) & 0x7FFFFFFFu;
+    uint32_t beyond = (int32_t)size > (int32_t)limit ? 0xFFFFFFFFu : 0u;
+    float c = -float_of((size & ~beyond) | (limit & beyond));
     float t = c * 1.44269504f + magic;
     float n = t - magic;
     float r = (c - n * ln2_hi) - n * ln2_lo;
@@ -21,16 +37,8 @@ static inline float exp_nonpositive(float x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    uint32_t bits, tiny = x < -87.0f ? 0u : 0xFFFFFFFFu;
-    memcpy(&bits, &t, sizeof bits);
-    bits = (bits - 0x4B400000u + 127u) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    p *= scale;
-    memcpy(&bits, &p, sizeof bits);
-    bits &= tiny;
-    memcpy(&p, &bits, sizeof p);
-    return p;
+    float scale = float_of((bits_of(t) - 0x4B400000u + 127u) << 23);
+    return float_of(bits_of(p * scale) & ~beyond);
 }
 
 float eng_exp(float x) {

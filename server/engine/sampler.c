@@ -375,8 +375,10 @@ static bool truncates(const eng_params *p, int64_t vocab) {
 static int32_t choose(eng_sampler *s, view *v, const eng_params *p, double u) {
     if (eng_params_greedy(p))
         return (int32_t)eng_row_argmax(v->x, s->vocab);
-    v->inv_t = 1.0f / p->temperature;
-    v->sum = eng_row_exp_sums(s->block, v->x, s->vocab, v->max, v->inv_t);
+    if (v->x == s->adjusted || p->temperature != 1.0f) { /* else it is the raw row's view already */
+        v->inv_t = 1.0f / p->temperature;
+        v->sum = eng_row_exp_sums(s->block, v->x, s->vocab, v->max, v->inv_t);
+    }
     if (!truncates(p, s->vocab))
         return draw_row(s, v, u);
     return draw_candidate(s->cand, truncate_all(s, v, p), u);
