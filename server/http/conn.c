@@ -151,10 +151,9 @@ void *srv_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd) {
     atomic_fetch_add(&srv->active, 1);
 
     pthread_mutex_lock(&srv->watch.lock);
+    int64_t deadline = req->begin_ms + srv->set->header_seconds * 1000;
     c->req = req;
-    if (c->phase == SRV_PH_IDLE)
-        c->deadline_ms = req->begin_ms + srv->set->header_seconds * 1000;
-    c->phase = SRV_PH_HEADER;
+    srv_watch_set(c, SRV_PH_HEADER, c->phase == SRV_PH_IDLE ? deadline : c->deadline_ms);
     pthread_mutex_unlock(&srv->watch.lock);
     return req;
 }
@@ -207,8 +206,7 @@ void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
 
     pthread_mutex_lock(&srv->watch.lock);
     req->conn->req = NULL;
-    req->conn->phase = SRV_PH_IDLE;
-    req->conn->deadline_ms = srv_now_ms() + srv->set->idle_seconds * 1000;
+    srv_watch_set(req->conn, SRV_PH_IDLE, srv_now_ms() + srv->set->idle_seconds * 1000);
     pthread_mutex_unlock(&srv->watch.lock);
 
     eng_request *er = atomic_load(&req->er);
@@ -259,32 +257,32 @@ static bool reserve_upload(srv_req *req, int64_t bytes) {
     return true;
 }
 
-/* libmicrohttpd cannot answer in the middle of an upload, so the refusal is written past it and the
- * rest is read and dropped for a moment: closing at once would reset the connection and could take
- * the answer with it. */
-static void refuse_midway(srv_req *req, srv_err e) {
+/* Refuse a request whose body is still on its way. libmicrohttpd cannot answer in the middle of an
+ * upload, and where it can it closes at once, which resets the connection and may take the answer
+ * with it. So the refusal is written past it, and the rest is read and dropped for a moment. */
+static void refuse_midway(srv_req *req, const srv_problem *p) {
     req->refused = true;
-    req->reply.status = srv_err_status(e);
-    srv_reply_raw(req, req->conn->fd, e);
+    req->reply.status = srv_err_status(p->err);
+    srv_reply_raw(req, req->conn->fd, p);
     srv_buf_free(&req->body);
     srv_watch_phase(req->srv, req->conn, SRV_PH_BODY, srv_now_ms() + LINGER_MS);
 }
 
 static void absorb(srv_req *req, const char *data, size_t n) {
     const srv_settings *set = req->srv->set;
+    srv_problem p = {0};
     if (req->refused)
         return;
-    if (n > (size_t)set->max_body - req->body.len) {
-        refuse_midway(req, SRV_ERR_BODY_TOO_LARGE);
-        return;
-    }
-    if (!reserve_upload(req, (int64_t)(req->body.len + n))) {
-        refuse_midway(req, SRV_ERR_UPLOAD_BUDGET);
-        return;
-    }
-    srv_buf_put(&req->body, data, n);
-    if (req->body.failed) {
-        refuse_midway(req, SRV_ERR_NOMEM);
+    if (n > (size_t)set->max_body - req->body.len)
+        srv_refuse(&p, SRV_ERR_BODY_TOO_LARGE, NULL);
+    else if (!reserve_upload(req, (int64_t)(req->body.len + n)))
+        srv_refuse(&p, SRV_ERR_UPLOAD_BUDGET, NULL);
+    else
+        srv_buf_put(&req->body, data, n);
+    if (req->body.failed)
+        srv_refuse(&p, SRV_ERR_NOMEM, NULL);
+    if (p.err != SRV_ERR_NONE) {
+        refuse_midway(req, &p);
         return;
     }
     int64_t deadline = req->body_begin_ms + set->body_seconds * 1000 +
@@ -295,8 +293,16 @@ static void absorb(srv_req *req, const char *data, size_t n) {
 /* ---- steps ---- */
 
 static enum MHD_Result refuse_now(srv_req *req, const srv_problem *p) {
+    if (req->framed && req->has_body) {
+        refuse_midway(req, p);
+        return MHD_YES;
+    }
+    if (req->framed) {
+        req->held = *p;
+        return MHD_YES;
+    }
     srv_reply_problem(req, p);
-    req->reply.close = true; /* what follows on this connection cannot be trusted or is unread */
+    req->reply.close = true; /* what follows on this connection cannot be trusted */
     return srv_reply_queue(req);
 }
 
@@ -338,6 +344,10 @@ static void dispatch(srv_req *req) {
     const srv_settings *set = req->srv->set;
     srv_problem p = {0};
     req->dispatched = true;
+    if (req->held.err != SRV_ERR_NONE) {
+        srv_reply_problem(req, &req->held);
+        return;
+    }
     req->whole_deadline_ms = set->request_seconds ? srv_now_ms() + set->request_seconds * 1000 : 0;
     if (!state_allows(req, &p) || (req->route->admit && !req->route->admit(req, &p))) {
         srv_reply_problem(req, &p);

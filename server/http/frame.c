@@ -130,6 +130,9 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
     MHD_get_connection_values_n(req->mhd, MHD_HEADER_KIND, see_header, &h);
     if (!framing_ok(req, &h, method, version))
         return srv_refuse(p, SRV_ERR_BAD_FRAMING, NULL);
+    req->framed = true;
+    req->has_body = h.encoding || (h.length && strspn(h.length_value, "0") !=
+                                                   strlen(h.length_value));
     if (h.count > SRV_MAX_HEADERS)
         return srv_refuse(p, SRV_ERR_TOO_MANY_HEADERS, NULL);
     req->route = srv_route_find(url);

@@ -81,17 +81,23 @@ enum MHD_Result srv_reply_queue(srv_req *req) {
     return srv_reply_send(req, m);
 }
 
-void srv_reply_raw(const srv_req *req, int fd, srv_err e) {
-    srv_problem p;
+void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
     srv_buf body = {0}, all = {0};
-    srv_refuse(&p, e, NULL);
+    int status = srv_err_status(p->err);
     srv_buf_puts(&body, "{\"error\":");
-    srv_err_object(&body, &p);
+    srv_err_object(&body, p);
     srv_buf_puts(&body, "}\n");
-    srv_buf_printf(&all, "HTTP/1.1 %d Refused\r\nContent-Type: " SRV_JSON "\r\n"
-                         "Content-Length: %zu\r\nConnection: close\r\nX-Request-Id: ",
-                   srv_err_status(e), body.len);
+    srv_buf_printf(&all, "HTTP/1.1 %d %s\r\nContent-Type: " SRV_JSON "\r\nContent-Length: %zu\r\n"
+                         "Connection: close\r\nCache-Control: no-store\r\n"
+                         "X-Content-Type-Options: nosniff\r\nX-Request-Id: ",
+                   status, MHD_get_reason_phrase_for((unsigned)status), body.len);
     srv_buf_puts(&all, req->id);
+    if (req->reply.allow)
+        srv_buf_printf(&all, "\r\nAllow: %s", req->reply.allow);
+    if (status == 401)
+        srv_buf_puts(&all, "\r\nWWW-Authenticate: Bearer");
+    if (status == 503)
+        srv_buf_printf(&all, "\r\nRetry-After: %d", srv_retry_after(req->srv));
     srv_buf_puts(&all, "\r\n\r\n");
     srv_buf_put(&all, body.data, body.len);
     if (!all.failed && send(fd, all.data, all.len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)

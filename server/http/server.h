@@ -51,6 +51,7 @@ typedef struct srv_conn {
     uint64_t serial; /* tells a reused descriptor from the old one */
     srv_phase phase;
     int64_t deadline_ms; /* monotonic; 0: none */
+    bool leaving;        /* the peer sends no more: what is missing will never come */
     bool closing;        /* shut down; waits for libmicrohttpd to notice */
     srv_req *req;        /* NULL between requests */
 } srv_conn;
@@ -144,7 +145,11 @@ struct srv_req {
     char id[SRV_ID_MAX + 1];
     char method[16];
     char path[257]; /* escaped, for the log */
-    bool bad_uri, started, refused, dispatched, ran, working, sse;
+    bool bad_uri, started, dispatched, ran, working, sse;
+    bool framed;   /* the header is sound: the next request on this connection can be found */
+    bool has_body; /* one is announced */
+    srv_problem held; /* a refusal that waits for the empty body, so that keep-alive goes on */
+    bool refused;  /* answered past libmicrohttpd; what still arrives is dropped */
     int64_t begin_ms, body_begin_ms, whole_deadline_ms;
     srv_buf body;
     int64_t reserved; /* share of srv->upload_bytes */
@@ -201,7 +206,7 @@ enum MHD_Result srv_reply_queue(srv_req *req);
 enum MHD_Result srv_reply_send(srv_req *req, struct MHD_Response *m);
 /* A whole refusal written past libmicrohttpd, when it cannot answer: nothing of an answer has been
  * sent yet and the connection ends with it. */
-void srv_reply_raw(const srv_req *req, int fd, srv_err e);
+void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p);
 
 #define SRV_JSON "application/json; charset=utf-8"
 
@@ -214,8 +219,11 @@ enum MHD_Result srv_stream_begin(srv_req *req);
 tnl_status srv_watch_open(srv_server *srv, tnl_error *err);
 void srv_watch_close(srv_server *srv);
 void srv_watch_poke(srv_server *srv);
-/* Move a connection to a phase; deadline_ms 0: none. */
+/* Move a connection to a phase; deadline_ms 0: none. A peer that is leaving keeps the short deadline
+ * it was given. */
 void srv_watch_phase(srv_server *srv, srv_conn *c, srv_phase phase, int64_t deadline_ms);
+/* The same with the lock held. */
+void srv_watch_set(srv_conn *c, srv_phase phase, int64_t deadline_ms);
 
 /* ---- worker.c ---- */
 

