@@ -314,8 +314,9 @@ static atomic_int late_wakes;
 
 static void on_wake(void *user) {
     reader *r = user;
-    atomic_fetch_add(&late_wakes, atomic_load(&r->gone));
     atomic_fetch_add(&r->wakes, 1);
+    usleep(20); /* a release meanwhile has to wait */
+    atomic_fetch_add(&late_wakes, atomic_load(&r->gone));
 }
 
 static void wake_is_not_called_after_release(void **state) {
@@ -353,12 +354,45 @@ static void wake_is_not_called_after_release(void **state) {
 
 /* ---- everything at once ---- */
 
+/* Of everything an event says, bit for bit. */
+static uint64_t fold(uint64_t h, const void *data, size_t n) {
+    const unsigned char *p = data;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001B3u;
+    return h;
+}
+
+static uint64_t fold_event(uint64_t h, const eng_event *ev) {
+    h = fold(h, &ev->id, sizeof ev->id);
+    h = fold(h, &ev->logprob, sizeof ev->logprob);
+    h = fold(h, ev->alts, (size_t)ev->n_alts * sizeof ev->alts[0]);
+    return ev->text_len > 0 ? fold(h, ev->text, ev->text_len) : h;
+}
+
+/* What the request gives on an engine with one slot. */
+static uint64_t solo_hash(bench *alone, const eng_job *job) {
+    eng_request *r;
+    tnl_error err;
+    eng_event ev;
+    uint64_t h = 0;
+    eng_job quiet = *job;
+    quiet.wake = NULL;
+    if (eng_submit(&r, alone->e, &quiet, &err) != TNL_OK)
+        return 0;
+    while (eng_request_wait(r, &ev, -1) && ev.kind != ENG_EV_DONE) {
+        h = fold_event(h, &ev);
+        eng_event_clear(&ev);
+    }
+    eng_request_release(r);
+    return h;
+}
+
 typedef struct client {
-    bench *b;
+    bench *b, *alone;
     uint64_t seed;
     int rounds;
     pthread_t thread;
-    uint64_t accepted, completed, busy;
+    uint64_t accepted, completed, busy, compared;
     bool failed;
 } client;
 
@@ -386,6 +420,7 @@ static void client_round(client *c, uint64_t *g, spec *sp) {
     bool cancel = next_random(g) % 3 == 0;
     eng_event ev = {0};
     int64_t index = 0;
+    uint64_t h = 0;
     while (patience-- > 0) {
         if (!(next_random(g) % 2 ? eng_request_poll(r, &ev) : eng_request_wait(r, &ev, 5)))
             continue;
@@ -393,12 +428,17 @@ static void client_round(client *c, uint64_t *g, spec *sp) {
             c->completed++;
             break;
         }
+        h = fold_event(h, &ev);
         c->failed |= ev.index != index++;
         eng_event_clear(&ev);
         if (cancel && next_random(g) % 8 == 0)
             eng_request_cancel(r);
     }
     eng_request_release(r);
+    if (ev.kind == ENG_EV_DONE && ev.finish != ENG_FINISH_CANCELLED) {
+        c->failed |= h != solo_hash(c->alone, &job);
+        c->compared++;
+    }
 }
 
 static void *client_main(void *arg) {
@@ -414,38 +454,43 @@ static void *client_main(void *arg) {
 static void many_clients_at_random(void **state) {
     (void)state;
     enum { CLIENTS = 6, ROUNDS = 170 };
-    bench b;
+    bench b, alone;
     bench_open(&b, 3, 2, 24);
+    bench_open(&alone, 1, CLIENTS, 256);
     client c[CLIENTS];
     memset(c, 0, sizeof c);
     for (int i = 0; i < CLIENTS; i++) {
-        c[i] = (client){.b = &b, .seed = 1000003u * (uint64_t)(i + 1), .rounds = ROUNDS};
+        c[i] = (client){
+            .b = &b, .alone = &alone, .seed = 1000003u * (uint64_t)(i + 1), .rounds = ROUNDS};
         assert_int_equal(pthread_create(&c[i].thread, NULL, client_main, &c[i]), 0);
     }
     for (int i = 0; i < 200; i++) {
         check_identity(b.e);
         usleep(300);
     }
-    uint64_t accepted = 0, busy = 0, completed = 0;
+    uint64_t accepted = 0, busy = 0, completed = 0, compared = 0;
     for (int i = 0; i < CLIENTS; i++) {
         pthread_join(c[i].thread, NULL);
         assert_false(c[i].failed);
         accepted += c[i].accepted;
         busy += c[i].busy;
         completed += c[i].completed;
+        compared += c[i].compared;
     }
     wait_running(&b, 0, 0);
     check_identity(b.e);
     eng_metrics m;
     eng_metrics_get(b.e, &m);
-    print_message("%llu accepted, %llu seen to the end, %llu refused\n",
+    print_message("%llu accepted, %llu seen to the end, %llu equal to solo runs, %llu refused\n",
                   (unsigned long long)accepted, (unsigned long long)completed,
-                  (unsigned long long)busy);
+                  (unsigned long long)compared, (unsigned long long)busy);
+    assert_true(compared > 100);
     assert_int_equal(m.accepted, accepted);
     assert_int_equal(m.rejected_full, busy);
     assert_int_equal(accepted, CLIENTS * ROUNDS);
     assert_int_equal(m.finished[ENG_FINISH_ERROR], 0);
     assert_int_equal(atomic_load(&late_wakes), 0);
+    bench_close(&alone);
     bench_close(&b);
 }
 
