@@ -34,11 +34,11 @@ def cancelled(s, phase):
 
 def held(s):
     """The reader of a stream is behind: its sequence is paused and stays so."""
-    seen = [0]
+    seen = []
 
     def steady():
-        before, seen[0] = seen[0], s.metric("tnl_generated_tokens_total")
-        return s.metric("tnl_requests_paused") == 1 and seen[0] == before
+        seen.append((s.metric("tnl_requests_paused"), s.metric("tnl_generated_tokens_total")))
+        return len(seen) >= 20 and seen[-1][0] == 1 and len(set(seen[-20:])) == 1
 
     wait_until(steady, "the reader is behind")
 
@@ -147,8 +147,9 @@ def test_slow_reader_holds_back_only_itself(server):
         generated = server.metric("tnl_generated_tokens_total")
         for _ in range(5):
             assert server.control() == server.golden
-        assert server.metric("tnl_requests_paused") == 1
-        assert server.metric("tnl_generated_tokens_total") == generated + 5 * 24
+        held(server)
+        grown = server.metric("tnl_generated_tokens_total") - generated
+        assert 5 * 24 <= grown <= 5 * 24 + 512  # socket buffers may take a ring or two more
         c.until(b'"index":2000')  # it goes on where it was
 
 

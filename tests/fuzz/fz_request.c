@@ -1,0 +1,129 @@
+/* A body of POST /generate, /tokenize and /detokenize of any bytes: refused with a named problem, or
+ * every field is in its range, the engine's own check agrees, and a second parse gives the same. */
+#include "tests/fuzz/fuzz.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/base/utf8.h"
+#include "server/http/json_in.h"
+
+enum { VOCAB = 700, MAX_PROMPT = 1000 };
+static const srv_in_limits limits = {.vocab = VOCAB, .max_prompt_tokens = MAX_PROMPT};
+
+/* The readers work in place, so each gets a copy of its own, exactly as large as the input. */
+static char *copy_of(const uint8_t *data, size_t size) {
+    char *copy = malloc(size ? size : 1);
+    FUZZ_CHECK(copy != NULL);
+    if (size)
+        memcpy(copy, data, size);
+    return copy;
+}
+
+static void check_problem(const srv_problem *p) {
+    FUZZ_CHECK(p->err > SRV_ERR_NONE && p->err < SRV_ERR_COUNT);
+    FUZZ_CHECK(srv_err_status(p->err) == 400);
+    FUZZ_CHECK(strlen(p->param) <= 64 && tnl_utf8_valid(p->param, strlen(p->param)));
+    srv_buf b = {0};
+    srv_err_object(&b, p);
+    FUZZ_CHECK(!b.failed && tnl_utf8_valid(b.data, b.len));
+    srv_buf_free(&b);
+}
+
+static double value_of(const srv_gen *g, const srv_field *f) {
+    const void *at = (const char *)g + f->offset;
+    if (f->kind == SRV_FIELD_INT)
+        return (double)*(const int64_t *)at;
+    if (f->kind == SRV_FIELD_INT32)
+        return (double)*(const int32_t *)at;
+    return (double)*(const float *)at;
+}
+
+static void check_fields(const srv_gen *g) {
+    for (int i = 0; i < srv_field_count; i++) {
+        const srv_field *f = &srv_fields[i];
+        if (f->kind > SRV_FIELD_FLOAT)
+            continue;
+        double v = value_of(g, f);
+        FUZZ_CHECK(v >= f->min && v <= f->max && !(f->min_open && v == f->min));
+    }
+    const eng_params *p = &g->params;
+    FUZZ_CHECK(p->n_bias >= 0 && p->n_bias <= ENG_MAX_BIAS);
+    for (int i = 0; i < p->n_bias; i++)
+        FUZZ_CHECK(p->bias_id[i] >= 0 && p->bias_id[i] < VOCAB && fabsf(p->bias[i]) <= 100);
+    FUZZ_CHECK(p->n_stop >= 0 && p->n_stop <= ENG_MAX_STOP);
+    for (int i = 0; i < p->n_stop; i++) {
+        size_t n = strlen(p->stop[i]);
+        FUZZ_CHECK(n >= 1 && n <= ENG_MAX_STOP_BYTES && tnl_utf8_valid(p->stop[i], n));
+    }
+}
+
+static void check_prompt(const srv_gen *g) {
+    FUZZ_CHECK(g->has_prompt && !g->text == !!g->ids);
+    if (g->text)
+        FUZZ_CHECK(g->text_len > 0 && strlen(g->text) == g->text_len &&
+                   tnl_utf8_valid(g->text, g->text_len));
+    FUZZ_CHECK(g->text || (g->n_ids >= 1 && g->n_ids <= MAX_PROMPT));
+    for (size_t i = 0; i < g->n_ids; i++)
+        FUZZ_CHECK(g->ids[i] >= 0 && g->ids[i] < VOCAB);
+}
+
+static void check_same(const srv_gen *a, const srv_gen *b) {
+    FUZZ_CHECK(memcmp(&a->params, &b->params, sizeof a->params) == 0 && a->stream == b->stream);
+    FUZZ_CHECK(a->n_ids == b->n_ids && a->text_len == b->text_len);
+    FUZZ_CHECK(!a->n_ids || memcmp(a->ids, b->ids, a->n_ids * sizeof *a->ids) == 0);
+    FUZZ_CHECK(!a->text || memcmp(a->text, b->text, a->text_len) == 0);
+}
+
+static void try_generate(const uint8_t *data, size_t size) {
+    static srv_gen a, b; /* 12 KiB each */
+    srv_problem p = {0};
+    char *body = copy_of(data, size);
+    bool ok = srv_gen_parse(&a, body, size, &limits, &p);
+    free(body);
+    if (!ok) {
+        check_problem(&p);
+        return;
+    }
+    check_fields(&a);
+    check_prompt(&a);
+    body = copy_of(data, size);
+    FUZZ_CHECK(srv_gen_parse(&b, body, size, &limits, &p));
+    free(body);
+    check_same(&a, &b);
+    srv_gen_clear(&a);
+    srv_gen_clear(&b);
+}
+
+static void try_text(const uint8_t *data, size_t size) {
+    srv_problem p = {0};
+    char *text = NULL, *body = copy_of(data, size);
+    size_t n = 0;
+    if (srv_text_parse(&text, &n, body, size, &p))
+        FUZZ_CHECK(strlen(text) == n && tnl_utf8_valid(text, n));
+    else
+        check_problem(&p);
+    free(text);
+    free(body);
+}
+
+static void try_tokens(const uint8_t *data, size_t size) {
+    srv_problem p = {0};
+    int32_t *ids = NULL;
+    size_t n = 0;
+    char *body = copy_of(data, size);
+    if (srv_tokens_parse(&ids, &n, body, size, &limits, &p))
+        for (size_t i = 0; i < n; i++)
+            FUZZ_CHECK(ids[i] >= 0 && ids[i] < VOCAB);
+    else
+        check_problem(&p);
+    free(ids);
+    free(body);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    try_generate(data, size);
+    try_text(data, size);
+    try_tokens(data, size);
+    return 0;
+}
