@@ -121,7 +121,9 @@ typedef struct kn_ops {
      * [H][Dv] (ldv, ldo). For the token at r = p mod B in its block, per head:
      *   o = exp(-s (r+1)) * (q S) + sum over i = 0..r ascending of exp(-s (r-i)) (q . k_i) v_i
      * where q S sums over Dk ascending; a full block folds into the state in one order:
-     *   a = sum over j ascending of (exp(-s (B-1-j)) k_j) v_j^T ;  S += fma(S, expm1(-s B), a)
+     *   a = sum over j ascending of (exp(-s (B-1-j)) k_j) v_j^T
+     *   S += fma(S, expm1(-s B), a)   where expm1(-s B) >= -1/2: a slow head keeps its digits
+     *   S = fma(S, exp(-s B), a)      else: a fast head forgets, rounding errors included
      * Source: Lightning Attention-2 (arXiv 2401.04658), in the canonical form of ARCHITECTURE.md.
      */
     void (*linattn)(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,

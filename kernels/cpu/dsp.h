@@ -49,8 +49,9 @@ typedef struct kn_dsp {
     void (*outer)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                   const float *b, int64_t ldb, int64_t rows, int64_t n, int64_t cols, bool add);
 
-    /* s[i] += fma(s[i], f, a[i]) */
-    void (*fold)(float *s, const float *a, int64_t n, float f);
+    /* slow: s[i] += fma(s[i], f, a[i]); fast: s[i] = fma(s[i], f, a[i]) */
+    void (*fold_slow)(float *s, const float *a, int64_t n, float f);
+    void (*fold_fast)(float *s, const float *a, int64_t n, float f);
 
     /* y[i] = x[i] * f; y may be x. */
     void (*scale)(float *y, const float *x, int64_t n, float f);

@@ -64,9 +64,14 @@ static void outer_ref(float *c, int64_t ldc, const float *a, int64_t a_row, int6
     }
 }
 
-static void fold_ref(float *s, const float *a, int64_t n, float f) {
+static void fold_slow_ref(float *s, const float *a, int64_t n, float f) {
     for (int64_t i = 0; i < n; i++)
         s[i] += (float)((double)s[i] * (double)f + (double)a[i]);
+}
+
+static void fold_fast_ref(float *s, const float *a, int64_t n, float f) {
+    for (int64_t i = 0; i < n; i++)
+        s[i] = (float)((double)s[i] * (double)f + (double)a[i]);
 }
 
 static void scale_ref(float *y, const float *x, int64_t n, float f) {
@@ -172,7 +177,8 @@ void kn_dsp_fill_ref(kn_dsp *d) {
         .dot_few = {dot_few_f32_ref, dot_few_f16_ref, dot_few_bf16_ref},
         .dot_many = {dot_many_f32_ref, dot_many_f16_ref, dot_many_bf16_ref},
         .outer = outer_ref,
-        .fold = fold_ref,
+        .fold_slow = fold_slow_ref,
+        .fold_fast = fold_fast_ref,
         .scale = scale_ref,
         .srms = srms_ref,
         .layernorm = layernorm_ref,

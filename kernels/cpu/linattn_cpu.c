@@ -1,9 +1,9 @@
 /* Lightning Attention over the canonical state (kernels.h). A work item is one head of one
  * segment: it walks the segment block by block. For the rows of one block,
  *   1. k and v are appended to the pending rows;
- *   2. scores = q k^T over the rows in use (lane order), times the decay of each distance;
- *   3. o = q S (step order over Dk), times the decay since the block began, then o += scores v
- *      (step order over the pending rows);
+ *   2. o = q S (step order over Dk), times the decay since the block began;
+ *   3. scores = q k^T over the rows in use (lane order), times the decay of each distance, and
+ *      o += scores v (step order over the pending rows);
  *   4. a full block is folded into S.
  * Every element goes through these steps in this order whether a block arrives whole or row by
  * row; tiles only decide which elements share a load. Nothing is masked by multiplication and no
@@ -72,15 +72,19 @@ static void block_scores(const head_view *h, const float *q, int64_t ldq, int64_
             h->scores[r * h->B + i] *= h->pow[r - i];
 }
 
-/* o = exp(-s (r+1)) (q S) + scores v, rows r0..r0+n of the block. */
-static void block_outputs(const head_view *h, float *o, int64_t ldo, const float *q, int64_t ldq,
-                          int64_t r0, int64_t n) {
+/* o = exp(-s (r+1)) (q S), rows r0..r0+n of the block. */
+static void block_state(const head_view *h, float *o, int64_t ldo, const float *q, int64_t ldq,
+                        int64_t r0, int64_t n) {
+    h->dsp->outer(o, ldo, q, ldq, 1, h->S, h->Dv, n, h->Dk, h->Dv, false);
+    for (int64_t i = 0; i < n; i++)
+        h->dsp->scale(o + i * ldo, o + i * ldo, h->Dv, h->pow[r0 + i + 1]);
+}
+
+/* o += scores v, rows r0..r0+n of the block. */
+static void block_pending(const head_view *h, float *o, int64_t ldo, int64_t r0, int64_t n) {
     const kn_dsp *dsp = h->dsp;
-    dsp->outer(o, ldo, q, ldq, 1, h->S, h->Dv, n, h->Dk, h->Dv, false);
     for (int64_t g = 0; g < n; g += ROWS) {
         int64_t rows = min64(ROWS, n - g), r = r0 + g;
-        for (int64_t i = 0; i < rows; i++)
-            dsp->scale(o + (g + i) * ldo, o + (g + i) * ldo, h->Dv, h->pow[r + i + 1]);
         /* Pending rows 0..r concern all rows of the group, the next ones only the later rows. */
         dsp->outer(o + g * ldo, ldo, h->scores + r * h->B, h->B, 1, h->V, h->Dv, rows, r + 1,
                    h->Dv, true);
@@ -90,10 +94,24 @@ static void block_outputs(const head_view *h, float *o, int64_t ldo, const float
     }
 }
 
-/* S += fma(S, expm1(-s B), sum over j of (exp(-s (B-1-j)) k_j) v_j^T), tile by tile of S. */
+/* Ask for the pending rows in use: short runs that would otherwise be waited for one by one. They
+ * arrive while S streams by. */
+static void fetch_pending(const head_view *h, int64_t r0) {
+    const char *k = (const char *)h->K, *v = (const char *)h->V;
+    for (int64_t at = 0; at < r0 * h->Dk * (int64_t)sizeof(float); at += 64)
+        __builtin_prefetch(k + at);
+    for (int64_t at = 0; at < r0 * h->Dv * (int64_t)sizeof(float); at += 64)
+        __builtin_prefetch(v + at);
+}
+
+/* S decays by exp(-s B) and gains a = sum over j of (exp(-s (B-1-j)) k_j) v_j^T, tile by tile of S.
+ * A slow head adds its small loss (1 - exp(-s B) in f32 would keep two digits of it). A fast head
+ * must not: S + (a - S) leaves a rounding error of the size of the old S, however little of it
+ * should remain. */
 static void fold_block(const head_view *h) {
     float *sum = h->scratch;                /* [FOLD_ROWS][FOLD_COLS] */
     float *k = sum + FOLD_ROWS * FOLD_COLS; /* [B][FOLD_ROWS] decayed keys */
+    const bool slow = h->fold >= -0.5f;
     for (int64_t d0 = 0; d0 < h->Dk; d0 += FOLD_ROWS) {
         int64_t rows = min64(FOLD_ROWS, h->Dk - d0);
         for (int64_t j = 0; j < h->B; j++)
@@ -102,8 +120,13 @@ static void fold_block(const head_view *h) {
             int64_t cols = min64(FOLD_COLS, h->Dv - c0);
             h->dsp->outer(sum, FOLD_COLS, k, 1, FOLD_ROWS, h->V + c0, h->Dv, rows, h->B, cols,
                           false);
-            for (int64_t d = 0; d < rows; d++)
-                h->dsp->fold(h->S + (d0 + d) * h->Dv + c0, sum + d * FOLD_COLS, cols, h->fold);
+            for (int64_t d = 0; d < rows; d++) {
+                float *s = h->S + (d0 + d) * h->Dv + c0;
+                if (slow)
+                    h->dsp->fold_slow(s, sum + d * FOLD_COLS, cols, h->fold);
+                else
+                    h->dsp->fold_fast(s, sum + d * FOLD_COLS, cols, h->pow[h->B]);
+            }
         }
     }
 }
@@ -133,14 +156,18 @@ static void run_head(const linattn_job *j, const kn_linattn_seg *seg, int64_t he
     for (int64_t done = 0; done < seg->len;) {
         int64_t n = min64(h.B - r0, seg->len - done), at = seg->first + done;
         const float *q = j->q + at * j->ldq + head * h.Dk;
+        float *o = j->o + at * j->ldo + head * h.Dv;
+        if (n < ROWS)
+            fetch_pending(&h, r0);
         for (int64_t i = 0; i < n; i++) {
             memcpy(h.K + (r0 + i) * h.Dk, j->k + (at + i) * j->ldk + head * h.Dk,
                    (size_t)h.Dk * sizeof *h.K);
             memcpy(h.V + (r0 + i) * h.Dv, j->v + (at + i) * j->ldv + head * h.Dv,
                    (size_t)h.Dv * sizeof *h.V);
         }
+        block_state(&h, o, j->ldo, q, j->ldq, r0, n);
         block_scores(&h, q, j->ldq, r0, n);
-        block_outputs(&h, j->o + at * j->ldo + head * h.Dv, j->ldo, q, j->ldq, r0, n);
+        block_pending(&h, o, j->ldo, r0, n);
         if (r0 + n == h.B)
             fold_block(&h);
         done += n;

@@ -3,6 +3,8 @@
  * per instruction set over its v16. */
 #include "kernels/cpu/dsp.h"
 
+#define AHEAD_ROWS 8
+
 typedef struct outer_args {
     float *c;
     int64_t ldc;
@@ -15,30 +17,35 @@ typedef struct outer_args {
 
 /* A tile of R rows and W full vectors at column j. */
 V16_FN void outer_tile(const outer_args *g, int64_t r0, int64_t j, const int R, const int W) {
-    v16 acc[4][4];
+    v16 acc[4][8];
     float *c = g->c + r0 * g->ldc + j;
     const float *a = g->a + r0 * g->a_row, *b = g->b + j;
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int w = 0; w < W; w++)
             acc[r][w] = g->add ? v16_load(c + r * g->ldc + 16 * w) : v16_zero();
     for (int64_t i = 0; i < g->n; i++, a += g->a_col, b += g->ldb) {
-        v16 bw[4];
-#pragma GCC unroll 4
+        v16 bw[8];
+        if (R == 1 && W > 1) { /* a single row streams b from memory */
+#pragma GCC unroll 8
+            for (int w = 0; w < W; w++)
+                __builtin_prefetch(b + AHEAD_ROWS * g->ldb + 16 * w);
+        }
+#pragma GCC unroll 8
         for (int w = 0; w < W; w++)
             bw[w] = v16_load(b + 16 * w);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             v16 ar = v16_set(a[r * g->a_row]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int w = 0; w < W; w++)
                 acc[r][w] = v16_fma(ar, bw[w], acc[r][w]);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int w = 0; w < W; w++)
             v16_store(c + r * g->ldc + 16 * w, acc[r][w]);
 }
@@ -62,9 +69,11 @@ V16_FN void outer_tail(const outer_args *g, int64_t r0, int64_t j, int64_t rest,
         v16_storen(c + r * g->ldc, acc[r], rest);
 }
 
-/* One row is bound by the latency of its chains: four vectors at a time. */
+/* One row is bound by memory and by the latency of its chains: many vectors at a time. */
 static void outer_1_row(const outer_args *g, int64_t r, int64_t cols) {
     int64_t j = 0;
+    for (; j + 16 * V16_OUTER_WIDE <= cols; j += 16 * V16_OUTER_WIDE)
+        outer_tile(g, r, j, 1, V16_OUTER_WIDE);
     for (; j + 64 <= cols; j += 64)
         outer_tile(g, r, j, 1, 4);
     for (; j + 16 <= cols; j += 16)

@@ -30,13 +30,19 @@ WIDEN(f32, 4)
 WIDEN(f16, 2)
 WIDEN(bf16, 2)
 
-static void fold_row(float *s, const float *a, int64_t n, float factor) {
+static void fold_slow_row(float *s, const float *a, int64_t n, float factor) {
     v16 f = v16_set(factor), x;
     EACH16(n,
            x = v16_load(s + i);
            v16_store(s + i, v16_add(x, v16_fma(x, f, v16_load(a + i)))),
            x = v16_loadn(s + i, rest);
            v16_storen(s + i, v16_add(x, v16_fma(x, f, v16_loadn(a + i, rest))), rest));
+}
+
+static void fold_fast_row(float *s, const float *a, int64_t n, float factor) {
+    v16 f = v16_set(factor);
+    EACH16(n, v16_store(s + i, v16_fma(v16_load(s + i), f, v16_load(a + i))),
+           v16_storen(s + i, v16_fma(v16_loadn(s + i, rest), f, v16_loadn(a + i, rest)), rest));
 }
 
 static void scale_row(float *y, const float *x, int64_t n, float factor) {
@@ -183,7 +189,8 @@ static void fill_rows(kn_dsp *d) {
     d->widen[KN_F32] = widen_f32;
     d->widen[KN_F16] = widen_f16;
     d->widen[KN_BF16] = widen_bf16;
-    d->fold = fold_row;
+    d->fold_slow = fold_slow_row;
+    d->fold_fast = fold_fast_row;
     d->scale = scale_row;
     d->mul = mul_row;
     d->srms = srms_row;

@@ -19,6 +19,7 @@ typedef v16 v16m; /* all bits of a chosen lane set */
 #define V16_MANY_OUTS 2
 #define V16_FEW_OUTS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
 #define V16_OUTER_COLS 1
+#define V16_OUTER_WIDE 4
 
 #define V16_EACH1(f, a) ((v16){f((a).lo), f((a).hi)})
 #define V16_EACH2(f, a, b) ((v16){f((a).lo, (b).lo), f((a).hi, (b).hi)})

@@ -18,6 +18,7 @@ typedef __mmask16 v16m;
 #define V16_MANY_OUTS 4
 #define V16_FEW_OUTS(rows) ((rows) == 1 ? 8 : 4)
 #define V16_OUTER_COLS 4
+#define V16_OUTER_WIDE 8
 
 V16_FN v16 v16_zero(void) {
     return _mm512_setzero_ps();
