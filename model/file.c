@@ -20,10 +20,11 @@ char *mdl_file_path(const char *dir, const char *name) {
 
 bool mdl_file_exists(const char *dir, const char *name) {
     struct stat st;
-    char *path = mdl_file_path(dir, name);
-    bool exists = path && lstat(path, &st) == 0;
-    free(path);
-    return exists;
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return true; /* opening it will say what is wrong */
+    return lstat(path, &st) == 0;
 }
 
 static const char *kind_of(mode_t mode) {

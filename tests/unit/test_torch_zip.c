@@ -235,6 +235,34 @@ static void other_values(void **state) {
     drop(&p);
 }
 
+/* Opcodes of protocol 4, and the integer forms that the cases above do not use. */
+static void newer_protocol(void **state) {
+    (void)state;
+    static const char head[] = "\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94(\x8c\x01w";
+    static const char global[] = "\x8c\x0ctorch._utils\x94\x8c\x12_rebuild_tensor_v2\x94\x93";
+    static const char storage[] = "((\x8c\x07storage\x8c\x05torch\x8c\x0c"
+                                  "FloatStorage\x93\x8c\x01"
+                                  "0\x8c\x03"
+                                  "cpuM\x06\0tQ";
+    static const char rest[] = "K\0\x8a\x01\x06\x85K\x01\x85\x89NtR\x8c\x01n\x8a\x02\xff\xff"
+                               "\x8c\x01tK\x01K\x02K\x03\x87u.";
+    buf p = {0};
+    put(&p, head, sizeof head - 1);
+    put(&p, global, sizeof global - 1);
+    put(&p, storage, sizeof storage - 1);
+    put(&p, rest, sizeof rest - 1);
+    zip z = archive_of(&p, false);
+    mdl_tensors *d;
+    tnl_error err = {0};
+    if (open_bytes(&z.b, &d, &err) != TNL_OK)
+        fail_msg("%s", err.msg);
+    assert_int_equal(mdl_tensors_count(d), 1);
+    assert_memory_equal(mdl_tensors_find(d, "w")->data, floats, sizeof floats);
+    mdl_tensors_close(d);
+    drop(&z.b);
+    drop(&p);
+}
+
 /* ---- pickles refused ---- */
 
 static void globals(void **state) {
@@ -515,10 +543,11 @@ static void cuts_and_mutants(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sound),           cmocka_unit_test(other_values),
-        cmocka_unit_test(globals),         cmocka_unit_test(raw_pickles),
-        cmocka_unit_test(tensors_refused), cmocka_unit_test(archives),
-        cmocka_unit_test(members),         cmocka_unit_test(cuts_and_mutants),
+        cmocka_unit_test(newer_protocol),   cmocka_unit_test(sound),
+        cmocka_unit_test(other_values),     cmocka_unit_test(globals),
+        cmocka_unit_test(raw_pickles),      cmocka_unit_test(tensors_refused),
+        cmocka_unit_test(archives),         cmocka_unit_test(members),
+        cmocka_unit_test(cuts_and_mutants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
