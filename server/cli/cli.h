@@ -59,6 +59,8 @@ tnl_status cli_open_model(mdl_model **out, const cli_model_opts *o, const char *
  * build without one. */
 tnl_status cli_open_tokenizer(const tok_model **out, const char *dir, const mdl_model *m,
                               tnl_error *err);
+/* The same check for a tokenizer that was opened before the model. */
+tnl_status cli_check_tokenizer(const tok_model *t, const mdl_model *m, tnl_error *err);
 void cli_close_tokenizer(const tok_model *t); /* NULL allowed */
 
 /* Text to ids: the model's bos in front when it asks for one. *ids is malloc'd. */

@@ -56,12 +56,16 @@ tnl_status cli_open_model(mdl_model **out, const cli_model_opts *o, const char *
 }
 
 #ifdef TNL_HAVE_TOKENIZER
+tnl_status cli_check_tokenizer(const tok_model *t, const mdl_model *m, tnl_error *err) {
+    return mdl_check_tokenizer(m, tok_vocab(t), err);
+}
+
 tnl_status cli_open_tokenizer(const tok_model **out, const char *dir, const mdl_model *m,
                               tnl_error *err) {
     *out = NULL;
     tok_model *t;
     TNL_TRY(tok_open(&t, dir, err));
-    tnl_status s = m ? mdl_check_tokenizer(m, tok_vocab(t), err) : TNL_OK;
+    tnl_status s = m ? cli_check_tokenizer(t, m, err) : TNL_OK;
     if (s == TNL_OK)
         *out = t;
     else
@@ -78,6 +82,11 @@ static tnl_status encode(const tok_model *t, const char *text, size_t n, int32_t
     return tok_encode(t, text, n, ids, n_ids, err);
 }
 #else
+tnl_status cli_check_tokenizer(const tok_model *t, const mdl_model *m, tnl_error *err) {
+    (void)t, (void)m, (void)err;
+    return TNL_OK;
+}
+
 tnl_status cli_open_tokenizer(const tok_model **out, const char *dir, const mdl_model *m,
                               tnl_error *err) {
     (void)dir;

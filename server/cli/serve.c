@@ -1,7 +1,8 @@
 /* tnl serve: option rows, start, wait for a signal, drain, stop. Wiring only.
  *
  * The main thread blocks SIGTERM and SIGINT before any other thread exists and reads them from a
- * descriptor; a loader thread opens the model while the server already answers /health. */
+ * descriptor. The tokenizer comes first (see open_tokenizer); then a loader thread opens the model
+ * while the server already answers /health. */
 #include <errno.h>
 #include <malloc.h>
 #include <poll.h>
@@ -157,12 +158,18 @@ static tnl_status open_model(loader *l) {
     return mdl_open(&l->model, &p, &l->err);
 }
 
-/* A folder without a tokenizer is served with token ids only. */
+/* Opening a tokenizer tries it in a forked child first. That is done before any thread exists: a
+ * child of a threaded process may find locks held for ever, and it would hold the listening socket.
+ * A folder without a tokenizer is served with token ids only. */
 static tnl_status open_tokenizer(loader *l) {
-    tnl_status s = cli_open_tokenizer(&l->tokenizer, l->dir, l->model, &l->err);
-    if (s != TNL_E_NO_INPUT && s != TNL_E_UNSUPPORTED)
-        return s;
-    tnl_log(TNL_LOG_WARN, "%s; text is refused, prompts must be token ids", l->err.msg);
+    tnl_status s = cli_open_tokenizer(&l->tokenizer, l->dir, NULL, &l->err);
+    return s == TNL_E_NO_INPUT || s == TNL_E_UNSUPPORTED ? TNL_OK : s;
+}
+
+static tnl_status match_tokenizer(loader *l) {
+    if (l->tokenizer)
+        return cli_check_tokenizer(l->tokenizer, l->model, &l->err);
+    tnl_log(TNL_LOG_WARN, "no tokenizer: text is refused, prompts must be token ids");
     return TNL_OK;
 }
 
@@ -185,7 +192,7 @@ static void *load(void *arg) {
     l->status = open_model(l);
     if (l->status == TNL_OK) {
         srv_guard_watch(mdl_model_tensors(l->model));
-        l->status = open_tokenizer(l);
+        l->status = match_tokenizer(l);
     }
     if (l->status == TNL_OK)
         l->status = open_engine(l);
@@ -304,9 +311,13 @@ static int serve(const settings *s, const char *dir) {
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     srv_guard_install();
     raise_file_limit(s->http.connections);
-    l.status = srv_open(&l.srv, &s->http, &l.err);
-    if (l.status != TNL_OK)
+    l.status = open_tokenizer(&l);
+    if (l.status == TNL_OK)
+        l.status = srv_open(&l.srv, &s->http, &l.err);
+    if (l.status != TNL_OK) {
+        cli_close_tokenizer(l.tokenizer);
         return cli_report(&spec, l.status, &l.err);
+    }
     tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host, srv_port(l.srv),
             dir);
     if (pthread_create(&thread, NULL, load, &l) != 0) {

@@ -198,7 +198,11 @@ void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     if (!req)
         return;
     *con_cls = NULL;
-    int status = req->reply.status;
+    /* While a worker has the job, the reply is the worker's to write. */
+    pthread_mutex_lock(&req->lock);
+    bool lent = req->working && !req->work_done;
+    pthread_mutex_unlock(&req->lock);
+    int status = lent ? 0 : req->reply.status;
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK && status < 400)
         status = 499; /* the client went away before its answer was complete */
     srv_count(srv, req->route, status);

@@ -219,8 +219,8 @@ enum MHD_Result srv_stream_begin(srv_req *req);
 tnl_status srv_watch_open(srv_server *srv, tnl_error *err);
 void srv_watch_close(srv_server *srv);
 void srv_watch_poke(srv_server *srv);
-/* Move a connection to a phase; deadline_ms 0: none. A peer that is leaving keeps the short deadline
- * it was given. */
+/* Move a connection to a phase; deadline_ms 0: none. A peer that is leaving keeps the short
+ * deadline it was given. */
 void srv_watch_phase(srv_server *srv, srv_conn *c, srv_phase phase, int64_t deadline_ms);
 /* The same with the lock held. */
 void srv_watch_set(srv_conn *c, srv_phase phase, int64_t deadline_ms);

@@ -140,7 +140,7 @@ static int survey(srv_server *srv, poll_set *set) {
         }
         if (c->phase == SRV_PH_REPLY || (c->leaving && awaits_peer(c)))
             continue;
-        if (c->phase == SRV_PH_WORK && atomic_load(&c->req->streaming))
+        if (c->phase == SRV_PH_WORK && c->req && atomic_load(&c->req->streaming))
             look_at_stream(srv, c, now);
         if (!c->closing && !add_fd(set, c))
             break;
