@@ -58,7 +58,7 @@ static tnl_status open_parts(kn_cpu *c, int threads, const char *isa, tnl_error 
     const size_t bytes = KN_CPU_SCRATCH * sizeof *c->scratch;
     c->scratch = aligned_alloc(64, bytes * (size_t)threads);
     if (!c->scratch)
-        return tnl_fail(err, TNL_E_NOMEM, "cpu backend: no memory for %d scratch areas of %zu bytes",
+        return tnl_fail(err, TNL_E_NOMEM, "cpu backend: no memory for %d scratch areas of %zu B",
                         threads, bytes);
     return TNL_OK;
 }

@@ -1,5 +1,6 @@
-/* A body of POST /generate, /tokenize and /detokenize of any bytes: refused with a named problem, or
- * every field is in its range, the engine's own check agrees, and a second parse gives the same. */
+/* A body of POST /generate, /tokenize and /detokenize of any bytes: refused with a named problem,
+ * or every field is in its range, the engine's own check agrees, and a second parse gives the
+ * same. */
 #include "tests/fuzz/fuzz.h"
 
 #include <math.h>

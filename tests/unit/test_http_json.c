@@ -176,7 +176,8 @@ static void test_only_the_array_is_blanked(void **unused) {
     cut("{\"a\":[1],\"prompt\":[7]}", true, 1, "{\"a\":[1],\"prompt\":[ ]}");
     cut("{\"a\":\"\\\"prompt\\\":[1]\",\"prompt\":[7]}", true, 1,
         "{\"a\":\"\\\"prompt\\\":[1]\",\"prompt\":[ ]}");
-    cut("{\"a\":{\"prompt\":[1]},\"prompt\":[7]}", true, 1, "{\"a\":{\"prompt\":[1]},\"prompt\":[ ]}");
+    cut("{\"a\":{\"prompt\":[1]},\"prompt\":[7]}", true, 1,
+        "{\"a\":{\"prompt\":[1]},\"prompt\":[ ]}");
     const char *untouched[] = {
         "{\"prompt\":[1.5]}", "{\"prompt\":[01]}", "{\"prompt\":[1,]}", "{\"prompt\":[1",
         "{\"prompt\":\"[1]\"}", "[\"prompt\",[1]]", "{\"a\":{\"prompt\":[1]}}", "{\"prompt\"", "",
