@@ -38,8 +38,8 @@ typedef struct prop_case {
     int layers, width, heads, head_dim, glu, vocab;
 } prop_case;
 
-/* Both forms, f32 and bf16, small odd shapes and one that is wider than a cache tile, on every
- * instruction set of this machine. */
+/* v2 without LayerNorm and biases, v3 with both; f32 and bf16, small odd shapes and one that is
+ * wider than a cache tile, on every instruction set of this machine. */
 const prop_case *prop_cases(int *n);
 
 typedef struct prop_model {
@@ -49,7 +49,19 @@ typedef struct prop_model {
     int block;
 } prop_model;
 
-enum { PROP_MAX_TOKENS = 2048, PROP_SEQUENCE = 400 };
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PROP_SANITIZED true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+#define PROP_SANITIZED true
+#endif
+#endif
+#ifndef PROP_SANITIZED
+#define PROP_SANITIZED false
+#endif
+
+enum { PROP_MAX_TOKENS = 2048, PROP_SEQUENCE = PROP_SANITIZED ? 150 : 400 };
 
 /* Fails the test when the model does not open. */
 prop_model prop_open(const prop_case *c, int threads);

@@ -97,7 +97,7 @@ static void test_company_and_threads(void **unused) {
     for (int i = 0; i < n; i++) {
         prop_rng r = {prop_seed() + 1000 + (uint64_t)i};
         prop_model alone = open_wide(&cases[i], 1);
-        for (int threads = 1; threads <= 3; threads++) {
+        for (int threads = 1; threads <= (PROP_SANITIZED ? 2 : 3); threads++) {
             char what[96];
             prop_model p = open_wide(&cases[i], threads);
             snprintf(what, sizeof what, "%s %s, %d threads", cases[i].label, cases[i].isa, threads);
@@ -143,6 +143,10 @@ static void check_reuse(const prop_model *p, prop_rng *r, int rounds, const char
         prop_run_free(&pool[i]);
 }
 
+static int rounds_of(const prop_case *c) {
+    return c->width > 100 || PROP_SANITIZED ? 20 : 200;
+}
+
 static void test_slot_reuse(void **unused) {
     (void)unused;
     int n;
@@ -150,7 +154,7 @@ static void test_slot_reuse(void **unused) {
     for (int i = 0; i < n; i++) {
         prop_rng r = {prop_seed() + 2000 + (uint64_t)i};
         prop_model p = open_wide(&cases[i], 1 + i % 2);
-        check_reuse(&p, &r, cases[i].width > 100 ? 20 : 200, cases[i].label);
+        check_reuse(&p, &r, rounds_of(&cases[i]), cases[i].label);
         prop_close(&p);
     }
 }

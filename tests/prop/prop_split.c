@@ -55,7 +55,8 @@ static void check_slicings(const prop_model *p, const prop_case *c, prop_rng *r)
                            {"one by one, poisoned", 1, true},
                            {"whole, poisoned", PROP_SEQUENCE, true}};
     const int64_t lengths[] = {1, B - 1, B, B + 1, 2 * B, PROP_SEQUENCE};
-    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+    const size_t first = PROP_SANITIZED ? 3 : 0;
+    for (size_t l = first; l < sizeof lengths / sizeof *lengths; l++) {
         prop_run want = prop_oracle(p, r, lengths[l]);
         for (size_t i = 0; i < sizeof how / sizeof *how; i++) {
             char what[96];
@@ -88,7 +89,7 @@ static void check_handover(const prop_model *p, const prop_model *other, prop_rn
     const slicing random = {"", 0, false};
     size_t bytes = mdl_state_export_bytes(p->m);
     prop_run want = prop_oracle(p, r, PROP_SEQUENCE);
-    for (int round = 0; round < 12; round++) {
+    for (int round = 0; round < (PROP_SANITIZED ? 3 : 12); round++) {
         int64_t cut = prop_below(r, want.n + 1);
         tnl_error err = {0};
         mdl_state *a = prop_state(p), *copy = prop_state(p), *far = prop_state(other);
@@ -133,7 +134,7 @@ static void test_copy_and_import(void **unused) {
 /* Cutting back inside the block is an undo: what follows is as if the dropped tokens never were. */
 static void check_truncate(const prop_model *p, prop_rng *r) {
     const slicing random = {"", 0, false};
-    for (int round = 0; round < 25; round++) {
+    for (int round = 0; round < (PROP_SANITIZED ? 4 : 25); round++) {
         int64_t n = 1 + prop_below(r, PROP_SEQUENCE);
         int64_t boundary = n - n % p->block, keep = boundary + prop_below(r, n - boundary + 1);
         prop_run first = prop_oracle(p, r, n), fresh = prop_oracle(p, r, keep + 80);
