@@ -326,8 +326,7 @@ static int serve(const settings *s, const char *dir) {
     }
     if (wait_signal(sig_fd, l.done_fd, -1)) {
         tnl_log(TNL_LOG_INFO, "stopped while loading");
-        srv_close(l.srv);
-        _exit(0); /* the loader cannot be interrupted */
+        _exit(0); /* the loader cannot be interrupted, and still uses the server */
     }
     pthread_join(thread, NULL);
     code = 0;

@@ -150,11 +150,11 @@ void srv_ready(srv_server *srv, const srv_backend *backend) {
 void srv_drain(srv_server *srv) {
     if (atomic_exchange(&srv->draining, true))
         return;
-    /* Quiescing alone would leave new callers hanging in the backlog: close the socket as well. */
-    MHD_socket fd = MHD_quiesce_daemon(srv->daemon);
-    if (fd != MHD_INVALID_SOCKET)
-        close(fd);
-    srv->listen_fd = -1;
+    /* Quiescing alone would leave new callers hanging in the backlog, so the socket stops listening
+     * as well. Its descriptor stays open until the polling threads, which may still name it, are
+     * gone. */
+    MHD_quiesce_daemon(srv->daemon);
+    shutdown(srv->listen_fd, SHUT_RDWR);
 }
 
 bool srv_quiet(srv_server *srv) {
@@ -190,9 +190,9 @@ void srv_close(srv_server *srv) {
         resume_all(srv);
         srv_workers_close(&srv->workers);
         MHD_stop_daemon(srv->daemon);
-    } else if (srv->listen_fd >= 0) {
-        close(srv->listen_fd);
     }
+    if (srv->listen_fd >= 0)
+        close(srv->listen_fd);
     srv_workers_close(&srv->workers);
     srv_watch_close(srv);
     pthread_cond_destroy(&srv->workers.more);
