@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEGS = 32, HISTORY = 75, BAD_VALUES = PROP_SANITIZED ? 1 : 3 };
+enum { SEGS = PROP_SANITIZED ? 8 : 32, HISTORY = 75, BAD_VALUES = PROP_SANITIZED ? 1 : 3 };
 
 /* 32 sequences in the middle of their lives, and what each must give next. */
 typedef struct crowd {
