@@ -597,7 +597,7 @@ def train(args, device):
         os.replace(ckpt_path + ".tmp", ckpt_path)
         if args.early:
             export(net, tok_bytes, args.early)
-        res = evaluate(rounded_copy(net, device), sp, valid, device)
+        res = evaluate(rounded_copy(net, device), sp, valid[:50000], device)
         line = dict(step=step, tokens=step * batch, epoch=round(step * batch / total, 3), minutes=round(elapsed / 60, 2),
                     train=round(recent, 4), valid=round(res["nats_per_token"], 4), bpb=round(res["bits_per_byte"], 4))
         tqdm.write(json.dumps(line))
