@@ -49,7 +49,10 @@ double prop_normal(prop_rng *r) {
 
 static const char *const isas[] = {"ref", "avx2", "avx512"};
 
-static bool isa_works(const char *isa) {
+bool prop_isa(const char *isa) {
+    const char *only = getenv("TNL_CPU");
+    if (only && strcmp(only, isa) != 0)
+        return false;
     kn_backend *be = NULL;
     tnl_error err;
     bool ok = kn_cpu_open(&be, 1, isa, &err) == TNL_OK;
@@ -77,7 +80,7 @@ static bool too_slow(const prop_case *c, const char *isa) {
 static int fill_cases(prop_case *cases) {
     int n = 0;
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        if (!isa_works(isas[i]))
+        if (!prop_isa(isas[i]))
             continue;
         for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
             if (!too_slow(&forms[f], isas[i])) {

@@ -38,6 +38,9 @@ typedef struct prop_case {
     int layers, width, heads, head_dim, glu, vocab;
 } prop_case;
 
+/* This machine has the instruction set, and TNL_CPU asks for no other. */
+bool prop_isa(const char *isa);
+
 /* v2 without LayerNorm and biases, v3 with both; f32 and bf16, small odd shapes and one that is
  * wider than a cache tile, on every instruction set of this machine. */
 const prop_case *prop_cases(int *n);
