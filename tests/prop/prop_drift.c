@@ -29,11 +29,17 @@ typedef struct body {
     float o[CHUNK * ROW];
 } body;
 
+enum { DRAWN = 8 };
+typedef struct rows {
+    float q[CHUNK * ROW], k[CHUNK * ROW], v[CHUNK * ROW];
+} rows;
+
 /* All of them are fed the same rows, and so is the oracle, once. */
 typedef struct drift {
     body bodies[ISAS];
     int n;
-    float q[CHUNK * ROW], k[CHUNK * ROW], v[CHUNK * ROW];
+    rows drawn[DRAWN]; /* chunks are picked from these at random: drawing is the slow part */
+    const rows *in;    /* the chunk of this round */
     double S[HEADS][DIM][DIM];
 } drift;
 
@@ -62,7 +68,7 @@ static void close_body(body *b) {
     free(b->fold);
 }
 
-static void draw_rows(drift *d, prop_rng *r) {
+static void draw_rows(rows *d, prop_rng *r) {
     for (int i = 0; i < CHUNK * ROW; i++) {
         double x = prop_normal(r);
         d->q[i] = (float)prop_normal(r);
@@ -78,7 +84,7 @@ static void oracle_rows(drift *d, const double lambda[HEADS]) {
                 for (int j = 0; j < DIM; j++) {
                     int at = t * ROW + h * DIM;
                     d->S[h][i][j] = lambda[h] * d->S[h][i][j] +
-                                    (double)d->k[at + i] * (double)d->v[at + j];
+                                    (double)d->in->k[at + i] * (double)d->in->v[at + j];
                 }
 }
 
@@ -86,14 +92,16 @@ static void run_drift(drift *d, prop_rng *r) {
     double lambda[HEADS];
     for (int h = 0; h < HEADS; h++)
         lambda[h] = exp(-slopes[h]);
+    for (int i = 0; i < DRAWN; i++)
+        draw_rows(&d->drawn[i], r);
     for (int64_t pos = 0; pos < TOKENS; pos += CHUNK) {
-        draw_rows(d, r);
+        d->in = &d->drawn[prop_below(r, DRAWN)];
         oracle_rows(d, lambda);
         for (int i = 0; i < d->n; i++) {
             body *b = &d->bodies[i];
             kn_linattn_seg seg = {.state = b->state, .pos = pos, .first = 0, .len = CHUNK};
-            b->be->ops->linattn(b->be, b->o, ROW, d->q, ROW, d->k, ROW, d->v, ROW, &b->decay,
-                                &dims, &seg, 1);
+            b->be->ops->linattn(b->be, b->o, ROW, d->in->q, ROW, d->in->k, ROW, d->in->v, ROW,
+                                &b->decay, &dims, &seg, 1);
         }
     }
 }
@@ -114,7 +122,8 @@ static double state_error(const drift *d, const body *b, int h) {
 
 /* Error of the last output row, relative to the sizes of the products that make it. */
 static double output_error(const drift *d, const body *b, int h) {
-    const float *q = d->q + (CHUNK - 1) * ROW + h * DIM, *o = b->o + (CHUNK - 1) * ROW + h * DIM;
+    const float *q = d->in->q + (CHUNK - 1) * ROW + h * DIM;
+    const float *o = b->o + (CHUNK - 1) * ROW + h * DIM;
     double diff = 0, norm = 0;
     for (int j = 0; j < DIM; j++) {
         double want = 0, scale = 0;
