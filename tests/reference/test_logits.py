@@ -144,3 +144,14 @@ def test_the_comparison_can_fail(case, tmp_path):
     folders.write_folder(folder, config, tensors)
     _, got = dump(folder, tokens, [16], tmp_path)
     assert error(got, want) > TOLERANCE
+
+
+def test_bundled_model(tmp_path):
+    """The real weights: trained values, all layers, more than one block."""
+    folder = os.path.join(ROOT, "configs", "tales")
+    model = ref.Model(folder)
+    tokens = np.random.default_rng(SEED).integers(0, model.config["vocab_size"], 200)
+    _, got = dump(folder, tokens, [130, 1], tmp_path)
+    e = error(got, model.logits(tokens))
+    print("error %.2e" % e)
+    assert e < TOLERANCE
