@@ -24,8 +24,10 @@ static tnl_status take_key(srv_access *out, const char *key, size_t n, const cha
                         where, n, KEY_MIN, KEY_MAX);
     for (size_t i = 0; i < n; i++)
         if (key[i] <= 0x20 || key[i] >= 0x7F)
-            return tnl_fail(err, TNL_E_USAGE, "%s: the key has a character that is not printable "
-                                              "ASCII", where);
+            return tnl_fail(err, TNL_E_USAGE,
+                            "%s: the key has a character that is not printable "
+                            "ASCII",
+                            where);
     srv_sha256(out->key, key, n);
     out->has_key = true;
     return TNL_OK;

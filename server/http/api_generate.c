@@ -86,8 +86,11 @@ static bool refuse_submit(srv_problem *p, tnl_status s) {
 
 static bool submit(srv_req *req, srv_problem *p) {
     srv_gen *g = &req->gen;
-    eng_job job = {.tokens = g->ids, .n_tokens = g->n_ids, .params = &g->params,
-                   .wake = srv_wake_cb, .wake_user = req};
+    eng_job job = {.tokens = g->ids,
+                   .n_tokens = g->n_ids,
+                   .params = &g->params,
+                   .wake = srv_wake_cb,
+                   .wake_user = req};
     eng_request *er = NULL;
     tnl_error err = {0};
     tnl_status s = eng_submit(&er, req->srv->backend.engine, &job, &err);

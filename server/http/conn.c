@@ -289,8 +289,8 @@ static void absorb(srv_req *req, const char *data, size_t n) {
         refuse_midway(req, &p);
         return;
     }
-    int64_t deadline = req->body_begin_ms + set->body_seconds * 1000 +
-                       (int64_t)(req->body.len / 65536) * 1000;
+    int64_t deadline =
+        req->body_begin_ms + set->body_seconds * 1000 + (int64_t)(req->body.len / 65536) * 1000;
     srv_watch_phase(req->srv, req->conn, SRV_PH_BODY, deadline);
 }
 

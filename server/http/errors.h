@@ -51,7 +51,7 @@ typedef enum srv_err {
 #define X(name, status, type, code, text) SRV_ERR_##name,
     SRV_ERR_LIST(X)
 #undef X
-    SRV_ERR_COUNT
+        SRV_ERR_COUNT
 } srv_err;
 
 enum { SRV_PARAM_MAX = 68 };

@@ -80,8 +80,8 @@ static bool framing_ok(const srv_req *req, const heads *h, const char *method,
         return false;
     if (h->encoding && (!v11 || strcasecmp(h->encoding_value, "chunked") != 0))
         return false;
-    return !h->length || (*h->length_value != 0 &&
-                          h->length_value[strspn(h->length_value, "0123456789")] == 0);
+    return !h->length ||
+           (*h->length_value != 0 && h->length_value[strspn(h->length_value, "0123456789")] == 0);
 }
 
 /* JSON as such, nothing said, or what `curl -d` says: a form only cross-site pages could abuse,
@@ -131,8 +131,8 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
     if (!framing_ok(req, &h, method, version))
         return srv_refuse(p, SRV_ERR_BAD_FRAMING, NULL);
     req->framed = true;
-    req->has_body = h.encoding || (h.length && strspn(h.length_value, "0") !=
-                                                   strlen(h.length_value));
+    req->has_body =
+        h.encoding || (h.length && strspn(h.length_value, "0") != strlen(h.length_value));
     if (h.count > SRV_MAX_HEADERS)
         return srv_refuse(p, SRV_ERR_TOO_MANY_HEADERS, NULL);
     req->route = srv_route_find(url);

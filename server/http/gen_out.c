@@ -67,8 +67,8 @@ void srv_gen_note_done(srv_req *req, const eng_event *ev) {
 
 void srv_gen_summary(srv_buf *b, const srv_req *req, const eng_event *ev) {
     (void)req;
-    srv_buf_printf(b, "\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":",
-                   eng_finish_names[ev->finish]);
+    srv_buf_printf(
+        b, "\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":", eng_finish_names[ev->finish]);
     srv_json_int(b, ev->prompt_tokens);
     srv_buf_puts(b, ",\"completion_tokens\":");
     srv_json_int(b, ev->completion_tokens);

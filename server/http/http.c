@@ -42,7 +42,8 @@ static int bound_port(int fd) {
 }
 
 static tnl_status open_listener(srv_server *srv, tnl_error *err) {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *list = NULL;
     char port[16];
@@ -76,8 +77,8 @@ __attribute__((format(printf, 2, 0))) static void mhd_log(void *cls, const char 
 static tnl_status start_daemon(srv_server *srv, tnl_error *err) {
     const srv_settings *s = srv->set;
     /* A backstop behind the watcher, which has the tighter and absolute limits. */
-    unsigned idle = (unsigned)(s->idle_seconds > s->stall_seconds ? s->idle_seconds
-                                                                  : s->stall_seconds) + 5;
+    unsigned idle =
+        (unsigned)(s->idle_seconds > s->stall_seconds ? s->idle_seconds : s->stall_seconds) + 5;
     unsigned pool = (unsigned)s->http_threads;
     struct MHD_OptionItem options[] = {
         {MHD_OPTION_LISTEN_SOCKET, srv->listen_fd, NULL},
@@ -90,13 +91,14 @@ static tnl_status start_daemon(srv_server *srv, tnl_error *err) {
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)srv_on_uri, srv},
         {MHD_OPTION_END, 0, NULL},
     };
-    srv->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
-        NULL, srv_on_request, srv, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL, MHD_OPTION_ARRAY,
-        options, MHD_OPTION_END);
+    srv->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME |
+                                       MHD_USE_ERROR_LOG,
+                                   0, NULL, NULL, srv_on_request, srv, MHD_OPTION_EXTERNAL_LOGGER,
+                                   mhd_log, NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     if (!srv->daemon)
-        return tnl_fail(err, TNL_E_INTERNAL, "the HTTP daemon does not start (--connections %lld, "
-                                             "--http-threads %u)",
+        return tnl_fail(err, TNL_E_INTERNAL,
+                        "the HTTP daemon does not start (--connections %lld, "
+                        "--http-threads %u)",
                         (long long)s->connections, pool);
     return TNL_OK;
 }

@@ -15,8 +15,7 @@ typedef struct srv_in_limits {
 } srv_in_limits;
 
 /* Parse the body of POST /generate. `body` is modified. On false *p says why and *out is clear. */
-bool srv_gen_parse(srv_gen *out, char *body, size_t n, const srv_in_limits *limits,
-                   srv_problem *p);
+bool srv_gen_parse(srv_gen *out, char *body, size_t n, const srv_in_limits *limits, srv_problem *p);
 void srv_gen_clear(srv_gen *g); /* NULL allowed */
 
 /* {"text": ...} of POST /tokenize; *text is malloc'd and NUL-terminated. */

@@ -58,13 +58,11 @@ static void engine_values(srv_buf *b, const eng_metrics *m) {
         {"tnl_requests_paused", "gauge", "Sequences held back by a slow reader.", m->paused},
         {"tnl_state_slots", "gauge", "Sequences that can run at once.", m->slots},
         {"tnl_state_slots_used", "gauge", "Slots in use.", m->running},
-        {"tnl_state_slot_bytes", "gauge", "Bytes of one sequence's state.",
-         (double)m->state_bytes},
+        {"tnl_state_slot_bytes", "gauge", "Bytes of one sequence's state.", (double)m->state_bytes},
         {"tnl_requests_accepted_total", "counter", "Requests taken into the queue.",
          (double)m->accepted},
         {"tnl_prompt_tokens_total", "counter", "Prompt tokens read.", (double)m->prompt_tokens},
-        {"tnl_generated_tokens_total", "counter", "Tokens generated.",
-         (double)m->generated_tokens},
+        {"tnl_generated_tokens_total", "counter", "Tokens generated.", (double)m->generated_tokens},
         {"tnl_engine_steps_total", "counter", "Forward steps.", (double)m->steps},
         {"tnl_engine_busy_seconds_total", "counter", "Time spent in steps.", m->busy_seconds},
         {"tnl_nonfinite_total", "counter", "Requests ended by a value that is not finite.",
@@ -76,8 +74,7 @@ static void engine_values(srv_buf *b, const eng_metrics *m) {
 
 static void engine_counters(srv_buf *b, const eng_metrics *m, uint64_t rejected) {
     head(b, "tnl_requests_rejected_total", "counter", "Requests refused for want of room.");
-    labelled(b, "tnl_requests_rejected_total", "reason", "queue_full",
-             m->rejected_full + rejected);
+    labelled(b, "tnl_requests_rejected_total", "reason", "queue_full", m->rejected_full + rejected);
     head(b, "tnl_requests_finished_total", "counter", "Requests that ended, by reason.");
     for (int f = ENG_FINISH_LENGTH; f <= ENG_FINISH_ERROR; f++)
         labelled(b, "tnl_requests_finished_total", "finish_reason", eng_finish_names[f],
@@ -90,8 +87,7 @@ static void engine_counters(srv_buf *b, const eng_metrics *m, uint64_t rejected)
     histogram(b, "tnl_time_to_first_token_seconds", "Time from submission to the first token.",
               &m->ttft_s);
     histogram(b, "tnl_time_per_output_token_seconds", "Time between two tokens.", &m->per_token_s);
-    histogram(b, "tnl_request_duration_seconds", "Time from submission to the end.",
-              &m->request_s);
+    histogram(b, "tnl_request_duration_seconds", "Time from submission to the end.", &m->request_s);
 }
 
 static void http_values(srv_buf *b, srv_server *srv) {

@@ -87,9 +87,10 @@ void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
     srv_buf_puts(&body, "{\"error\":");
     srv_err_object(&body, p);
     srv_buf_puts(&body, "}\n");
-    srv_buf_printf(&all, "HTTP/1.1 %d %s\r\nContent-Type: " SRV_JSON "\r\nContent-Length: %zu\r\n"
-                         "Connection: close\r\nCache-Control: no-store\r\n"
-                         "X-Content-Type-Options: nosniff\r\nX-Request-Id: ",
+    srv_buf_printf(&all,
+                   "HTTP/1.1 %d %s\r\nContent-Type: " SRV_JSON "\r\nContent-Length: %zu\r\n"
+                   "Connection: close\r\nCache-Control: no-store\r\n"
+                   "X-Content-Type-Options: nosniff\r\nX-Request-Id: ",
                    status, MHD_get_reason_phrase_for((unsigned)status), body.len);
     srv_buf_puts(&all, req->id);
     if (req->reply.allow)

@@ -27,7 +27,7 @@ typedef struct srv_req srv_req;
 typedef struct srv_route srv_route;
 
 enum {
-    SRV_ID_MAX = 128,        /* bytes of a request id */
+    SRV_ID_MAX = 128,         /* bytes of a request id */
     SRV_INLINE_BYTES = 16384, /* larger bodies are handled by a worker */
     SRV_MAX_HEADERS = 64,
     SRV_STREAM_CHUNK = 16384, /* events are encoded until this much waits to be sent */
@@ -85,7 +85,7 @@ typedef struct srv_workers {
 
 /* Status codes that are counted one by one; others fall into the last row. */
 #define SRV_COUNTED_CODES                                                                          \
-    {200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 431, 499, 500, 503, 0}
+    { 200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 431, 499, 500, 503, 0 }
 enum { SRV_N_CODES = 15, SRV_MAX_ROUTES = 12 };
 
 struct srv_server {
@@ -146,10 +146,10 @@ struct srv_req {
     char method[16];
     char path[257]; /* escaped, for the log */
     bool bad_uri, started, dispatched, ran, working, sse;
-    bool framed;   /* the header is sound: the next request on this connection can be found */
-    bool has_body; /* one is announced */
+    bool framed;      /* the header is sound: the next request on this connection can be found */
+    bool has_body;    /* one is announced */
     srv_problem held; /* a refusal that waits for the empty body, so that keep-alive goes on */
-    bool refused;  /* answered past libmicrohttpd; what still arrives is dropped */
+    bool refused;     /* answered past libmicrohttpd; what still arrives is dropped */
     int64_t begin_ms, body_begin_ms, whole_deadline_ms;
     srv_buf body;
     int64_t reserved; /* share of srv->upload_bytes */
@@ -239,9 +239,9 @@ enum { SRV_GET = 1, SRV_POST = 2 };
 struct srv_route {
     const char *path;
     int methods;
-    bool open;  /* answers without a key */
-    bool early; /* answers while the model is loading */
-    bool heavy; /* large bodies go to a worker */
+    bool open;                                   /* answers without a key */
+    bool early;                                  /* answers while the model is loading */
+    bool heavy;                                  /* large bodies go to a worker */
     bool (*admit)(srv_req *req, srv_problem *p); /* cheap refusals before any work; or NULL */
     void (*run)(srv_req *req);                   /* fills req->reply or starts a generation */
 };

@@ -9,11 +9,11 @@
 
 typedef struct srv_settings {
     const char *host;
-    int64_t port;          /* 0: a free one */
-    const char *alias;     /* model name to report */
-    const char *weights;   /* for /v1/models: "auto", "f32", "bf16" */
-    int64_t parallel;      /* slots, to estimate Retry-After */
-    int64_t queue;         /* requests that may wait */
+    int64_t port;        /* 0: a free one */
+    const char *alias;   /* model name to report */
+    const char *weights; /* for /v1/models: "auto", "f32", "bf16" */
+    int64_t parallel;    /* slots, to estimate Retry-After */
+    int64_t queue;       /* requests that may wait */
     int64_t max_prompt_tokens;
     int64_t max_body;      /* bytes */
     int64_t max_header;    /* bytes of memory per connection for header and buffers */
@@ -24,8 +24,8 @@ typedef struct srv_settings {
     int64_t header_seconds;
     int64_t body_seconds;
     int64_t stall_seconds;
-    int64_t request_seconds; /* 0: no limit */
-    int64_t ping_seconds;    /* 0: off */
+    int64_t request_seconds;  /* 0: no limit */
+    int64_t ping_seconds;     /* 0: off */
     const char *api_key_file; /* NULL: none */
     const char *allowed_host; /* comma-separated, NULL: none */
     bool insecure_no_auth;

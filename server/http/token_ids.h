@@ -11,10 +11,10 @@
 #include <stdint.h>
 
 typedef struct srv_ids {
-    bool found;     /* `key` held an array of integers, now blanked */
-    bool in_range;  /* every value is 0..limit-1 */
-    bool too_many;  /* more than max; ids then holds nothing */
-    int32_t *ids;   /* malloc'd, NULL when empty */
+    bool found;    /* `key` held an array of integers, now blanked */
+    bool in_range; /* every value is 0..limit-1 */
+    bool too_many; /* more than max; ids then holds nothing */
+    int32_t *ids;  /* malloc'd, NULL when empty */
     size_t n;
 } srv_ids;
 

@@ -84,8 +84,7 @@ static void pass_deadline(srv_conn *c) {
 }
 
 /* A stream whose client does not read, or that has been silent for long. */
-static void look_at_stream(srv_server *srv, srv_conn *c, int64_t now) {
-    srv_req *req = c->req;
+static void look_at_stream(srv_server *srv, srv_conn *c, srv_req *req, int64_t now) {
     const srv_settings *set = srv->set;
     pthread_mutex_lock(&req->lock);
     bool suspended = req->suspended;
@@ -140,8 +139,9 @@ static int survey(srv_server *srv, poll_set *set) {
         }
         if (c->phase == SRV_PH_REPLY || (c->leaving && awaits_peer(c)))
             continue;
-        if (c->phase == SRV_PH_WORK && c->req && atomic_load(&c->req->streaming))
-            look_at_stream(srv, c, now);
+        srv_req *req = c->phase == SRV_PH_WORK ? c->req : NULL;
+        if (req && atomic_load(&req->streaming))
+            look_at_stream(srv, c, req, now);
         if (!c->closing && !add_fd(set, c))
             break;
     }

@@ -25,6 +25,7 @@ def sanitized():
 
 
 SANITIZED = sanitized() if os.path.exists(BIN) else False
+SCALE = 10 if SANITIZED else 1  # long prompts are that much shorter
 
 
 def wait_until(check, what):
@@ -289,6 +290,8 @@ class Server:
     def warm_up(self):
         """Let the allocator's heaps grow to what large prompts need, so that growth later is a
         leak."""
+        if SANITIZED:
+            return
         for text in ["the old man went down to the sea " * 4000, "\U0001f422" * 30000] * 2:
             together([lambda: self.post("/generate", {"prompt": text, "max_tokens": 1})] * 2)
 

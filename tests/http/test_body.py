@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from harness import SCALE
+
 GOOD = json.dumps({"prompt": "hello", "max_tokens": 2, "seed": 1, "stop": ["x", "y\n"],
                    "logit_bias": {"5": 1.5, "6": -2}, "temperature": 0.5, "stream": False,
                    "logprobs": 2, "echo": True}).encode()
@@ -165,5 +167,5 @@ def test_sixteen_kib_boundary(server):
 
 def test_prompt_of_one_letter(server):
     for letter in ["a", " ", "日", "🐢"]:
-        r = server.post("/generate", {"prompt": letter * 30000, "max_tokens": 1, "stream": False})
+        r = server.post("/generate", {"prompt": letter * (30000 // SCALE), "max_tokens": 1, "stream": False})
         assert r.status == 200

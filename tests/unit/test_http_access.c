@@ -50,12 +50,24 @@ static void test_padding_edges(void **unused) {
 static void test_host(void **unused) {
     (void)unused;
     srv_access a = {.bind_host = "192.168.1.5", .allowed = "llm.example,b.example"};
-    const char *yes[] = {"localhost", "LocalHost:80", "127.0.0.1", "127.1.2.3:9", "[::1]",
-                         "[::1]:8080", "192.168.1.5", "192.168.1.5:8080", "LLM.example:1",
-                         "b.example"};
-    const char *no[] = {"", "example", "llm.example.com", "localhost.", "192.168.1.50", "[::1",
-                        "::1", "[::2]", "localhost:x", "localhost:", "a@localhost", "llm.example,",
-                        "[localhost", "127.0.0.1.evil.com", "*"};
+    const char *yes[] = {"localhost",     "LocalHost:80", "127.0.0.1",   "127.1.2.3:9",
+                         "[::1]",         "[::1]:8080",   "192.168.1.5", "192.168.1.5:8080",
+                         "LLM.example:1", "b.example"};
+    const char *no[] = {"",
+                        "example",
+                        "llm.example.com",
+                        "localhost.",
+                        "192.168.1.50",
+                        "[::1",
+                        "::1",
+                        "[::2]",
+                        "localhost:x",
+                        "localhost:",
+                        "a@localhost",
+                        "llm.example,",
+                        "[localhost",
+                        "127.0.0.1.evil.com",
+                        "*"};
     for (size_t i = 0; i < sizeof yes / sizeof yes[0]; i++)
         assert_true(srv_access_host_ok(&a, yes[i]));
     for (size_t i = 0; i < sizeof no / sizeof no[0]; i++)
@@ -87,8 +99,13 @@ static void test_key(void **unused) {
     srv_sha256(a.key, "0123456789abcdef", 16);
     assert_true(srv_access_key_ok(&a, "Bearer 0123456789abcdef"));
     assert_true(srv_access_key_ok(&a, "bearer 0123456789abcdef"));
-    const char *no[] = {"", "Bearer", "Bearer ", "Bearer 0123456789abcdeF", "0123456789abcdef",
-                        "Bearer  0123456789abcdef", "Bearer 0123456789abcdef ",
+    const char *no[] = {"",
+                        "Bearer",
+                        "Bearer ",
+                        "Bearer 0123456789abcdeF",
+                        "0123456789abcdef",
+                        "Bearer  0123456789abcdef",
+                        "Bearer 0123456789abcdef ",
                         "Basic 0123456789abcdef"};
     for (size_t i = 0; i < sizeof no / sizeof no[0]; i++)
         assert_false(srv_access_key_ok(&a, no[i]));

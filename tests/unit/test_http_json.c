@@ -68,10 +68,13 @@ static void test_escapes(void **unused) {
     (void)unused;
     check_written("", 0, "\"\"");
     check_written("a\"b\\c/", 6, "\"a\\\"b\\\\c/\"");
-    check_written("\n\r\t\b\f\0\x1f\x7f", 8,
-                  "\"\\n\\r\\t\\u0008\\u000c\\u0000\\u001f\\u007f\"");
+    check_written("\n\r\t\b\f\0\x1f\x7f", 8, "\"\\n\\r\\t\\u0008\\u000c\\u0000\\u001f\\u007f\"");
     check_written("\xC3\xA9\xF0\x9F\x90\xA2", 6, "\"\xC3\xA9\xF0\x9F\x90\xA2\"");
-    check_written("a\xFF" "b", 3, "\"a\xEF\xBF\xBD" "b\"");
+    check_written("a\xFF"
+                  "b",
+                  3,
+                  "\"a\xEF\xBF\xBD"
+                  "b\"");
     check_written("\xE2\x82", 2, "\"\xEF\xBF\xBD\xEF\xBF\xBD\"");
 }
 
@@ -179,10 +182,11 @@ static void test_only_the_array_is_blanked(void **unused) {
     cut("{\"a\":{\"prompt\":[1]},\"prompt\":[7]}", true, 1,
         "{\"a\":{\"prompt\":[1]},\"prompt\":[ ]}");
     const char *untouched[] = {
-        "{\"prompt\":[1.5]}", "{\"prompt\":[01]}", "{\"prompt\":[1,]}", "{\"prompt\":[1",
-        "{\"prompt\":\"[1]\"}", "[\"prompt\",[1]]", "{\"a\":{\"prompt\":[1]}}", "{\"prompt\"", "",
-        "{\"prompt\":[1 2]}", "{\"prompt\":[\"1\"]}", "{\"prompt\":[[1]]}", "{\"Prompt\":[1]}",
-        "\"prompt\":[1]", "{\"a\":\"\\\\\\\",\"prompt\":[1]}"};
+        "{\"prompt\":[1.5]}",       "{\"prompt\":[01]}",    "{\"prompt\":[1,]}",
+        "{\"prompt\":[1",           "{\"prompt\":\"[1]\"}", "[\"prompt\",[1]]",
+        "{\"a\":{\"prompt\":[1]}}", "{\"prompt\"",          "",
+        "{\"prompt\":[1 2]}",       "{\"prompt\":[\"1\"]}", "{\"prompt\":[[1]]}",
+        "{\"Prompt\":[1]}",         "\"prompt\":[1]",       "{\"a\":\"\\\\\\\",\"prompt\":[1]}"};
     for (size_t i = 0; i < sizeof untouched / sizeof untouched[0]; i++)
         cut(untouched[i], false, 0, untouched[i]);
 }
