@@ -81,7 +81,8 @@ void srv_gen_summary(srv_buf *b, const srv_req *req, const eng_event *ev) {
     srv_buf_puts(b, ",\"prefill_tokens_per_s\":");
     srv_json_ms(b, rate(ev->prompt_tokens, ev->prefill_ms));
     srv_buf_puts(b, ",\"decode_tokens_per_s\":");
-    srv_json_ms(b, rate(ev->completion_tokens, ev->decode_ms));
+    /* decode_ms runs from the first token, which prefill paid for, to the end */
+    srv_json_ms(b, rate(ev->completion_tokens > 1 ? ev->completion_tokens - 1 : 0, ev->decode_ms));
     srv_buf_puts(b, "}");
     if (ev->finish == ENG_FINISH_ERROR) {
         srv_problem p;
