@@ -70,7 +70,7 @@ static void put_int(report *r, const char *key, int64_t v) {
 
 static void put_real(report *r, const char *key, double v) {
     put_key(r, key);
-    printf(r->json ? "%.9g" : "%.9g\n", v);
+    printf(r->json ? "%.7g" : "%.7g\n", v);
 }
 
 static void put_bool(report *r, const char *key, bool v) {
