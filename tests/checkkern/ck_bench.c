@@ -211,7 +211,7 @@ static void bench_backend(ck *k, int threads) {
         bench_attn(k, be, 16, 256, 16, 1);
         bench_attn(k, be, 16, 128, 1, 512);
         bench_attn(k, be, 16, 256, 1, 512);
-        bench_attn(k, be, 8, 128, 4, 33);
+        bench_attn(k, be, 16, 128, 4, 128);
     }
     kn_backend_close(be);
 }

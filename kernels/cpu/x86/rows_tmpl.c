@@ -6,7 +6,7 @@
 #include "kernels/cpu/dsp.h"
 #include "kernels/cpu/x86/v16_math.h"
 
-/* Run BODY(load, store, i) over n elements, full vectors first, then the rest. */
+/* Run FULL for every full vector at i, then PART for the `rest` elements beyond, if any. */
 #define EACH16(n, FULL, PART)                                                                      \
     do {                                                                                           \
         int64_t i = 0;                                                                             \
