@@ -129,7 +129,7 @@ typedef struct many_args {
 #define MX_FULL(r) v16_load(x + (r)*g->ldx + i)
 #define MX_PART(r) v16_loadn(x + (r)*g->ldx + i, rest)
 
-/* Groups have at most V16_MANY_ROWS rows: larger cases of the switches are dead where that is 3. */
+/* Groups have at most V16_MANY_ROWS rows: larger cases of the switches are dead where that is 2. */
 #define MANY_4 (V16_MANY_ROWS < 4 ? 1 : 4)
 #define MANY_5 (V16_MANY_ROWS < 5 ? 1 : 5)
 #define MANY_6 (V16_MANY_ROWS < 6 ? 1 : 6)
