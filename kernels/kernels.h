@@ -28,8 +28,9 @@
 
 typedef struct kn_backend kn_backend;
 
-/* A weight matrix [rows = outputs][cols = inputs], row-major as published; `data` is aligned to
- * its element at least. The memory belongs to whoever loaded it. */
+/* A weight matrix [rows = outputs][cols = inputs]: row-major as published, `data` aligned to its
+ * element at least; or packed (quant.h), `data` aligned to 64 bytes. The memory belongs to whoever
+ * loaded it. */
 typedef struct kn_tensor {
     const void *data;
     kn_dtype dtype;
@@ -42,7 +43,7 @@ typedef enum kn_act {
     KN_ACT_RELU,
     KN_ACT_ELU, /* alpha 1 */
     KN_ACT_SIGMOID,
-    KN_ACT_EXP,  /* exp(x - max of the group): see `group` of the act slot */
+    KN_ACT_EXP,  /* exp(x - max of the group): see act_group */
     KN_ACT_LEAK, /* leaky relu, slope 0.01 */
     KN_ACT_1PELU,
     KN_ACT_2PELU,
@@ -53,9 +54,52 @@ typedef enum kn_act {
 
 /* What linear does with a finished output. */
 typedef enum kn_epilogue {
-    KN_STORE,    /* y  = W x (+ bias) */
-    KN_ADD,      /* y += W x (+ bias): the residual */
+    KN_STORE, /* y  = W x (+ bias) */
+    KN_ADD,   /* y += W x (+ bias): the residual */
 } kn_epilogue;
+
+typedef enum kn_norm_kind {
+    KN_NORM_NONE,
+    KN_NORM_SRMS,  /* a = x rsqrt(mean(x^2) + eps) */
+    KN_NORM_LAYER, /* a = (x - mean) / sqrt(var + eps) w + b */
+} kn_norm_kind;
+
+typedef struct kn_norm {
+    kn_norm_kind kind;
+    float eps;
+    const float *w, *b; /* [dim] KN_NORM_LAYER only */
+} kn_norm;
+
+/* y (+)= act(W a + bias), a = norm(x) . mul, with what belongs before and after a product done in
+ * the same pass. Every field that is zero is left out; n, x, w, y and work are always needed. The
+ * steps are those of the separate operations, in this order, rounded the same. */
+typedef struct kn_linear {
+    int64_t n; /* N rows */
+    /* the input rows */
+    const float *x; /* [N][w->cols] */
+    int64_t ldx;
+    kn_norm norm;
+    const float *mul; /* [N][w->cols], NULL: none. a = norm(x) . mul: the gate */
+    int64_t ldmul;
+    /* the products */
+    const kn_tensor *w;
+    const float *bias;   /* [w->rows], NULL: none */
+    const kn_tensor *w2; /* as w; NULL: none. y = (W a + bias) . (W2 a + bias2): the GLU */
+    const float *bias2;
+    /* the outputs */
+    kn_act act; /* in place on columns [0, act_cols) of W a + bias */
+    int64_t act_cols;
+    int64_t act_group; /* KN_ACT_EXP takes the maximum over each run of so many columns (divides
+                          act_cols); needs KN_STORE and no w2. The others ignore it */
+    kn_epilogue epi;
+    float *y; /* [N][w->rows]; not x (unless there is a norm), mul or work */
+    int64_t ldy;
+    /* kn_linear_work_bytes(n, w->cols) bytes, 64-byte aligned: holds a */
+    void *work;
+} kn_linear;
+
+/* Bytes of kn_linear.work, enough for every weight type. */
+size_t kn_linear_work_bytes(int64_t n, int64_t cols);
 
 typedef struct kn_linattn_dims {
     int H, Dk, Dv;
@@ -74,8 +118,8 @@ typedef struct kn_decay {
  *   K [B][Dk], V [B][Dv]  the pending rows of tokens b..p-1; rows beyond are not read
  * kn_linattn_state_floats() elements in all, 64-byte aligned. */
 typedef struct kn_linattn_seg {
-    float *state; /* of this layer and sequence, updated in place */
-    int64_t pos;  /* p: tokens absorbed before this step */
+    float *state;       /* of this layer and sequence, updated in place */
+    int64_t pos;        /* p: tokens absorbed before this step */
     int64_t first, len; /* rows [first, first+len) of the packed batch; len 0 is legal */
 } kn_linattn_seg;
 
@@ -87,30 +131,12 @@ void kn_decay_fill(float *pow, float *fold, const double *s, int H, int block);
 
 typedef struct kn_ops {
     /* x[n][:] = table[ids[n]][:] * scale.  table [V][C] any weight dtype; x [N][C] ld. */
-    void (*embed)(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table,
-                  const int32_t *ids, int64_t n, float scale);
+    void (*embed)(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table, const int32_t *ids,
+                  int64_t n, float scale);
 
-    /* Simple RMS norm: y = x * rsqrt(mean(x^2) + eps).  [N][dim]; y may be x. */
-    void (*srms)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
-                 int64_t dim, float eps);
-
-    /* Layer norm with weight and bias [dim]: y = (x - mean) / sqrt(var + eps) * w + b. */
-    void (*layernorm)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
-                      const float *w, const float *b, int64_t n, int64_t dim, float eps);
-
-    /* y [N][w->rows] (+)= x [N][w->cols] W^T + bias [w->rows] (NULL: none).
-     * Each output sums over the inputs in an order that depends on w alone. */
-    void (*linear)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
-                   const kn_tensor *w, const float *bias, kn_epilogue epi);
-
-    /* In place on columns [0, dim) of x. KN_ACT_EXP takes the maximum over each run of `group`
-     * columns (group divides dim); the others ignore group. */
-    void (*act)(kn_backend *be, kn_act kind, float *x, int64_t ldx, int64_t n, int64_t dim,
-                int64_t group);
-
-    /* y[n][i] = a[n][i] * b[n][i], i < dim; y may be a or b. The GLU and the gate. */
-    void (*mul)(kn_backend *be, float *y, int64_t ldy, const float *a, int64_t lda, const float *b,
-                int64_t ldb, int64_t n, int64_t dim);
+    /* See kn_linear. Each output sums over the inputs in an order that depends on w alone. Packed
+     * weights multiply activations quantised row by row (quant.h). */
+    void (*linear)(kn_backend *be, const kn_linear *p);
 
     /* LRPE: y [N][H][2 dh] = [x cos(theta p) | x sin(theta p)] from x [N][H][dh] (row stride ldx),
      * theta [H][dh] f32, pos [N] absolute positions. The phase is formed and reduced in double. */
@@ -127,9 +153,8 @@ typedef struct kn_ops {
      * Source: Lightning Attention-2 (arXiv 2401.04658), in the canonical form of ARCHITECTURE.md.
      */
     void (*linattn)(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
-                    const float *k, int64_t ldk, const float *v, int64_t ldv,
-                    const kn_decay *decay, const kn_linattn_dims *d, const kn_linattn_seg *segs,
-                    int64_t n_segs);
+                    const float *k, int64_t ldk, const float *v, int64_t ldv, const kn_decay *decay,
+                    const kn_linattn_dims *d, const kn_linattn_seg *segs, int64_t n_segs);
 
     /* ok[n] = every element of x[n][0..dim) is finite. */
     void (*finite_rows)(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,

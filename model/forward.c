@@ -55,15 +55,16 @@ static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_spec *s, int64_t tokens
     widths w = widest(s);
     uint64_t N = (uint64_t)tokens, R = (uint64_t)wanted, f = sizeof(float);
     ctx->x = carve(c, N, (uint64_t)s->width, f);
-    ctx->a = carve(c, N, (uint64_t)s->width, f);
+    ctx->work = carve(
+        c, 1, kn_linear_work_bytes(tokens, max64(max64(s->width, s->hidden), max64(w.glu, w.low))),
+        1);
     ctx->proj = carve(c, N, (uint64_t)w.proj, f);
     ctx->o = carve(c, N, (uint64_t)s->hidden, f);
     ctx->gate = carve(c, N, w.gate ? (uint64_t)s->hidden : 0, f);
     ctx->low = carve(c, N, (uint64_t)w.low, f);
     ctx->q2 = carve(c, N, (uint64_t)w.rotated, f);
     ctx->k2 = carve(c, N, (uint64_t)w.rotated, f);
-    ctx->g1 = carve(c, N, (uint64_t)w.glu, f);
-    ctx->g2 = carve(c, N, (uint64_t)w.glu, f);
+    ctx->glu = carve(c, N, (uint64_t)w.glu, f);
     ctx->rows = carve(c, R, (uint64_t)s->width, f);
     ctx->logits = carve(c, R, (uint64_t)s->vocab, f);
     ctx->ids = carve(c, N, 1, sizeof *ctx->ids);
@@ -124,9 +125,9 @@ static tnl_status check_segment(const mdl_ctx *ctx, const mdl_seg *s, int64_t i,
                         (long long)s->n_tokens);
     for (int64_t t = 0; t < s->n_tokens; t++)
         if (s->tokens[t] < 0 || s->tokens[t] >= ctx->m->spec.vocab)
-            return tnl_fail(err, TNL_E_USAGE,
-                            "segment %lld, token %lld: id %d, expected 0 to %lld", (long long)i,
-                            (long long)t, s->tokens[t], (long long)ctx->m->spec.vocab - 1);
+            return tnl_fail(err, TNL_E_USAGE, "segment %lld, token %lld: id %d, expected 0 to %lld",
+                            (long long)i, (long long)t, s->tokens[t],
+                            (long long)ctx->m->spec.vocab - 1);
     return TNL_OK;
 }
 
@@ -217,9 +218,15 @@ static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
     int64_t C = m->spec.width, V = m->spec.vocab, n = gather_rows(ctx, segs, n_segs), row = 0;
     if (n == 0)
         return;
-    mdl_norm(m, ctx->rows, C, ctx->rows, C, n, C, g->v[MDL_R_FINAL_NORM_W],
-             g->v[MDL_R_FINAL_NORM_B]);
-    be->ops->linear(be, ctx->logits, V, ctx->rows, C, n, &g->m[MDL_R_HEAD], NULL, KN_STORE);
+    be->ops->linear(
+        be, &(kn_linear){.n = n,
+                         .x = ctx->rows,
+                         .ldx = C,
+                         .norm = mdl_norm(m, g->v[MDL_R_FINAL_NORM_W], g->v[MDL_R_FINAL_NORM_B]),
+                         .w = &g->m[MDL_R_HEAD],
+                         .y = ctx->logits,
+                         .ldy = V,
+                         .work = ctx->work});
     be->ops->finite_rows(be, ctx->finite, ctx->logits, V, n, V);
     for (int64_t i = 0; i < n_segs; i++)
         for (int64_t t = wanted_rows(&segs[i]); t > 0; t--)
@@ -232,8 +239,8 @@ tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *e
     TNL_TRY(claim_states(segs, n_segs, err));
     gather_tokens(ctx, segs, n_segs);
     if (ctx->n > 0) {
-        m->be->ops->embed(m->be, ctx->x, m->spec.width, &m->weights.global.m[MDL_R_EMBED],
-                          ctx->ids, ctx->n, m->spec.embed_scale);
+        m->be->ops->embed(m->be, ctx->x, m->spec.width, &m->weights.global.m[MDL_R_EMBED], ctx->ids,
+                          ctx->n, m->spec.embed_scale);
         for (int l = 0; l < m->spec.n_layers; l++) {
             mdl_mixer_run(ctx, l);
             mdl_ffn_run(ctx, l);

@@ -18,7 +18,7 @@ struct mdl_model {
 
 struct mdl_state {
     int64_t pos;
-    bool in_step; /* guards against one state in two segments of a step */
+    bool in_step;              /* guards against one state in two segments of a step */
     _Alignas(64) float data[]; /* [state_floats] */
 };
 
@@ -27,20 +27,20 @@ struct mdl_state {
 struct mdl_ctx {
     mdl_model *m;
     int64_t max_tokens, max_logits;
-    void *memory; /* one allocation, carved into what follows */
-    float *x;     /* [N][C] the residual stream */
-    float *a;     /* [N][C] normed input of a half layer */
-    float *proj;  /* [N][4h or 3h] fused projection */
-    float *o;     /* [N][h] mixer output */
-    float *gate;  /* [N][h] low-rank gate; NULL when no layer has one */
-    float *low;   /* [N][G] its inner vector */
-    float *q2, *k2;   /* [N][2h] rotated q and k; NULL when no layer has LRPE */
-    float *g1, *g2;   /* [N][F] the two halves of the GLU */
-    float *rows;      /* [max_logits][C] rows whose logits are wanted */
-    float *logits;    /* [max_logits][V] */
-    int32_t *ids;     /* [N] */
-    int64_t *pos;     /* [N] absolute positions */
-    bool *finite;     /* [max(N, max_logits)] */
+    void *memory;         /* one allocation, carved into what follows */
+    float *x;             /* [N][C] the residual stream */
+    void *work;           /* kn_linear_work_bytes(N, the widest input) */
+    float *proj;          /* [N][4h or 3h] fused projection */
+    float *o;             /* [N][h] mixer output */
+    float *gate;          /* [N][h] low-rank gate; NULL when no layer has one */
+    float *low;           /* [N][G] its inner vector */
+    float *q2, *k2;       /* [N][2h] rotated q and k; NULL when no layer has LRPE */
+    float *glu;           /* [N][F] the product of the halves of the GLU */
+    float *rows;          /* [max_logits][C] rows whose logits are wanted */
+    float *logits;        /* [max_logits][V] */
+    int32_t *ids;         /* [N] */
+    int64_t *pos;         /* [N] absolute positions */
+    bool *finite;         /* [max(N, max_logits)] */
     kn_linattn_seg *segs; /* [N] segments with at least one token */
     /* this step */
     int64_t n, n_segs;
@@ -50,9 +50,8 @@ struct mdl_ctx {
 void mdl_mixer_run(mdl_ctx *ctx, int layer);
 void mdl_ffn_run(mdl_ctx *ctx, int layer);
 
-/* y = norm(x) by the model's norm kind; w and b are used by LayerNorm only. */
-void mdl_norm(const mdl_model *m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n,
-              int64_t dim, const float *w, const float *b);
+/* The norm kind of this model; w and b are used by LayerNorm only. */
+kn_norm mdl_norm(const mdl_model *m, const float *w, const float *b);
 
 /* Columns of a layer's fused projection: 4h (q k v u) or 3h (q k v). */
 int64_t mdl_proj_cols(const mdl_spec *s, const mdl_layer_spec *l);

@@ -6,15 +6,31 @@ int64_t mdl_proj_cols(const mdl_spec *s, const mdl_layer_spec *l) {
     return s->hidden * (l->gate == MDL_GATE_LINEAR ? 4 : 3);
 }
 
-/* sigmoid(W1 (W0 a)) into ctx->gate. */
+/* sigmoid(W1 (W0 norm(x))) into ctx->gate. */
 static void low_rank_gate(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer_weights *w) {
-    kn_backend *be = ctx->m->be;
-    int64_t C = ctx->m->spec.width, h = ctx->m->spec.hidden, n = ctx->n;
-    be->ops->linear(be, ctx->low, l->gate_rank, ctx->a, C, n, &w->m[MDL_R_GATE0],
-                    w->v[MDL_R_GATE0_B], KN_STORE);
-    be->ops->linear(be, ctx->gate, h, ctx->low, l->gate_rank, n, &w->m[MDL_R_GATE1],
-                    w->v[MDL_R_GATE1_B], KN_STORE);
-    be->ops->act(be, KN_ACT_SIGMOID, ctx->gate, h, n, h, h);
+    const mdl_model *m = ctx->m;
+    const kn_ops *ops = m->be->ops;
+    int64_t C = m->spec.width, h = m->spec.hidden;
+    ops->linear(
+        m->be, &(kn_linear){.n = ctx->n,
+                            .x = ctx->x,
+                            .ldx = C,
+                            .norm = mdl_norm(m, w->v[MDL_R_TOKEN_NORM_W], w->v[MDL_R_TOKEN_NORM_B]),
+                            .w = &w->m[MDL_R_GATE0],
+                            .bias = w->v[MDL_R_GATE0_B],
+                            .y = ctx->low,
+                            .ldy = l->gate_rank,
+                            .work = ctx->work});
+    ops->linear(m->be, &(kn_linear){.n = ctx->n,
+                                    .x = ctx->low,
+                                    .ldx = l->gate_rank,
+                                    .w = &w->m[MDL_R_GATE1],
+                                    .bias = w->v[MDL_R_GATE1_B],
+                                    .act = KN_ACT_SIGMOID,
+                                    .act_cols = h,
+                                    .y = ctx->gate,
+                                    .ldy = h,
+                                    .work = ctx->work});
 }
 
 /* Lightning Attention of this layer over all segments: ctx->proj -> ctx->o. */
@@ -41,24 +57,48 @@ static void attend(mdl_ctx *ctx, int layer, const mdl_layer_spec *l, const mdl_l
         ctx->segs[i].state -= m->layer_offset[layer];
 }
 
+/* The fused projection of q, k, v and, with a linear gate, u; q and k (and v) activated. */
+static void project(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer_weights *w) {
+    const mdl_model *m = ctx->m;
+    int64_t h = m->spec.hidden;
+    m->be->ops->linear(
+        m->be, &(kn_linear){.n = ctx->n,
+                            .x = ctx->x,
+                            .ldx = m->spec.width,
+                            .norm = mdl_norm(m, w->v[MDL_R_TOKEN_NORM_W], w->v[MDL_R_TOKEN_NORM_B]),
+                            .w = &w->m[MDL_R_IN],
+                            .bias = w->v[MDL_R_IN_B],
+                            .act = l->act,
+                            .act_cols = h * (l->act_on_v ? 3 : 2),
+                            .act_group = l->head_dim,
+                            .y = ctx->proj,
+                            .ldy = mdl_proj_cols(&m->spec, l),
+                            .work = ctx->work});
+}
+
 void mdl_mixer_run(mdl_ctx *ctx, int layer) {
     const mdl_model *m = ctx->m;
     const mdl_layer_spec *l = &m->spec.layers[layer];
     const mdl_layer_weights *w = &m->weights.layers[layer];
-    kn_backend *be = m->be;
-    int64_t C = m->spec.width, h = m->spec.hidden, n = ctx->n, ldp = mdl_proj_cols(&m->spec, l);
+    int64_t C = m->spec.width, h = m->spec.hidden;
+    const bool linear_gate = l->gate == MDL_GATE_LINEAR;
 
-    mdl_norm(m, ctx->a, C, ctx->x, C, n, C, w->v[MDL_R_TOKEN_NORM_W], w->v[MDL_R_TOKEN_NORM_B]);
-    be->ops->linear(be, ctx->proj, ldp, ctx->a, C, n, &w->m[MDL_R_IN], w->v[MDL_R_IN_B], KN_STORE);
-    be->ops->act(be, l->act, ctx->proj, ldp, n, h * (l->act_on_v ? 3 : 2), l->head_dim);
+    project(ctx, l, w);
     attend(ctx, layer, l, w);
-    /* The norm spans all heads: the whole h vector. */
-    mdl_norm(m, ctx->o, h, ctx->o, h, n, h, w->v[MDL_R_MIXER_NORM_W], w->v[MDL_R_MIXER_NORM_B]);
-    if (l->gate == MDL_GATE_LINEAR) {
-        be->ops->mul(be, ctx->o, h, ctx->o, h, ctx->proj + 3 * h, ldp, n, h);
-    } else {
+    if (!linear_gate)
         low_rank_gate(ctx, l, w);
-        be->ops->mul(be, ctx->o, h, ctx->o, h, ctx->gate, h, n, h);
-    }
-    be->ops->linear(be, ctx->x, C, ctx->o, h, n, &w->m[MDL_R_OUT], w->v[MDL_R_OUT_B], KN_ADD);
+    /* The norm spans all heads: the whole h vector. */
+    m->be->ops->linear(
+        m->be, &(kn_linear){.n = ctx->n,
+                            .x = ctx->o,
+                            .ldx = h,
+                            .norm = mdl_norm(m, w->v[MDL_R_MIXER_NORM_W], w->v[MDL_R_MIXER_NORM_B]),
+                            .mul = linear_gate ? ctx->proj + 3 * h : ctx->gate,
+                            .ldmul = linear_gate ? mdl_proj_cols(&m->spec, l) : h,
+                            .w = &w->m[MDL_R_OUT],
+                            .bias = w->v[MDL_R_OUT_B],
+                            .epi = KN_ADD,
+                            .y = ctx->x,
+                            .ldy = C,
+                            .work = ctx->work});
 }

@@ -34,7 +34,7 @@ bool mdl_dtype_by_storage(kn_dtype *out, const char *name, size_t n) {
 }
 
 bool mdl_shape_bytes(uint64_t *out, kn_dtype dtype, int rank, const uint64_t *dims) {
-    uint64_t bytes = (uint64_t)kn_dtypes[dtype].block_bytes;
+    uint64_t bytes = (uint64_t)kn_dtypes[dtype].elem_bytes;
     bool empty = false;
     for (int i = 0; i < rank; i++) {
         if (dims[i] > INT64_MAX || !tnl_mul_u64(&bytes, bytes, dims[i] ? dims[i] : 1))
@@ -100,7 +100,7 @@ static bool good_name(json_str name) {
 /* Aligned to its element, or a copy that is: the kernels load whole elements. */
 static const void *aligned_data(mdl_tensors *t, const unsigned char *p, uint64_t bytes,
                                 kn_dtype dt) {
-    if ((uintptr_t)p % (uintptr_t)kn_dtypes[dt].block_bytes == 0 || bytes == 0)
+    if ((uintptr_t)p % (uintptr_t)kn_dtypes[dt].elem_bytes == 0 || bytes == 0)
         return p;
     void **copies = realloc(t->copies, (size_t)(t->n_copies + 1) * sizeof *copies);
     if (!copies)

@@ -258,7 +258,7 @@ static tnl_status add_tensor(void *ctx, const mdl_pickled_tensor *p, tnl_error *
     archive *a = ctx;
     int shown = (int)(p->name_len < 200 ? p->name_len : 200);
     const entry *e = find(a, "data/", p->storage, p->storage_len);
-    uint64_t elem = (uint64_t)kn_dtypes[p->dtype].block_bytes, want, skip, end;
+    uint64_t elem = (uint64_t)kn_dtypes[p->dtype].elem_bytes, want, skip, end;
     if (!e)
         return tnl_fail(err, TNL_E_DATA, "%s: tensor \"%.*s\": its storage data/%.*s is missing",
                         a->name, shown, p->name, (int)(p->storage_len < 60 ? p->storage_len : 60),

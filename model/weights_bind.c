@@ -178,7 +178,7 @@ static bool all_finite(const void *p, size_t n, kn_dtype t) {
 
 static tnl_status nonfinite(const binder *b, const mdl_tensor_view *v, uint64_t at, const void *p,
                             size_t n) {
-    size_t elem = (size_t)kn_dtypes[v->dtype].block_bytes, i = 0;
+    size_t elem = (size_t)kn_dtypes[v->dtype].elem_bytes, i = 0;
     while (i + 1 < n && all_finite((const char *)p + i * elem, 1, v->dtype))
         i++;
     float f;
@@ -206,7 +206,7 @@ static void to_bf16(uint16_t *dst, const void *src, kn_dtype t, size_t n) {
 
 /* Scan a tensor and, when dst is not NULL, convert it to `to` on the way. */
 static tnl_status pass_over(binder *b, const mdl_tensor_view *v, void *dst, kn_dtype to) {
-    size_t elem = (size_t)kn_dtypes[v->dtype].block_bytes, out = (size_t)kn_dtypes[to].block_bytes;
+    size_t elem = (size_t)kn_dtypes[v->dtype].elem_bytes, out = (size_t)kn_dtypes[to].elem_bytes;
     uint64_t n = v->bytes / elem;
     const char *src = v->data;
     for (uint64_t at = 0; at < n;) {
@@ -254,7 +254,7 @@ static tnl_status load_matrix(binder *b, const mdl_tensor_view *v, kn_tensor *ou
 }
 
 static tnl_status load_vector(binder *b, const mdl_tensor_view *v, const float **out) {
-    uint64_t n = v->bytes / (uint64_t)kn_dtypes[v->dtype].block_bytes;
+    uint64_t n = v->bytes / (uint64_t)kn_dtypes[v->dtype].elem_bytes;
     float *copy = mdl_weights_alloc(b->w, n * sizeof *copy);
     if (!copy)
         return tnl_fail(b->err, TNL_E_NOMEM, "%s: tensor \"%s\": no memory for a copy in f32",

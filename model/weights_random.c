@@ -120,7 +120,7 @@ static tnl_status add_bytes(void *ctx, const mdl_role_row *row, int layer) {
     maker *m = ctx;
     int64_t dims[3];
     int rank = mdl_role_dims(row, m->spec, layer, dims);
-    uint64_t n = (uint64_t)kn_dtypes[row->matrix ? m->dtype : KN_F32].block_bytes;
+    uint64_t n = (uint64_t)kn_dtypes[row->matrix ? m->dtype : KN_F32].elem_bytes;
     for (int i = 0; i < rank; i++)
         if (!tnl_mul_u64(&n, n, (uint64_t)dims[i]))
             return tnl_fail(m->err, TNL_E_LIMIT, "the size of the weights overflows");

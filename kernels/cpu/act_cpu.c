@@ -1,56 +1,26 @@
-/* Elementwise operations over rows: activations, products, LRPE, and the finiteness check. */
+/* Elementwise operations over rows: the activation with a maximum, LRPE, the finiteness check. */
 #include <assert.h>
 
 #include "kernels/cpu/cpu_ops.h"
 
 typedef struct act_job {
     const kn_dsp *dsp;
-    void (*fn)(float *x, int64_t n);
     float *x;
-    int64_t ldx, dim, run; /* each row is dim / run calls */
+    int64_t ldx, dim, group;
 } act_job;
 
-static void act_rows(void *ctx, int64_t begin, int64_t end, int worker) {
+static void act_exp_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     const act_job *j = ctx;
     (void)worker;
     for (int64_t i = begin; i < end; i++)
-        for (int64_t at = 0; at < j->dim; at += j->run)
-            j->fn(j->x + i * j->ldx + at, j->run);
+        for (int64_t at = 0; at < j->dim; at += j->group)
+            j->dsp->act[KN_ACT_EXP](j->x + i * j->ldx + at, j->group);
 }
 
-void kn_cpu_act(kn_backend *be, kn_act kind, float *x, int64_t ldx, int64_t n, int64_t dim,
-                int64_t group) {
-    kn_cpu *c = kn_cpu_of(be);
-    assert((unsigned)kind < KN_ACT_COUNT);
-    if (kind == KN_ACT_NONE)
-        return;
-    assert(kind != KN_ACT_EXP || (group > 0 && dim % group == 0));
-    act_job j = {&c->dsp, c->dsp.act[kind], x, ldx, dim, kind == KN_ACT_EXP ? group : dim};
-    tnl_pool_run(c->pool, n, kn_cpu_row_grain(dim), act_rows, &j);
-}
-
-typedef struct mul_job {
-    const kn_dsp *dsp;
-    float *y;
-    int64_t ldy;
-    const float *a;
-    int64_t lda;
-    const float *b;
-    int64_t ldb, dim;
-} mul_job;
-
-static void mul_rows(void *ctx, int64_t begin, int64_t end, int worker) {
-    const mul_job *j = ctx;
-    (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        j->dsp->mul(j->y + i * j->ldy, j->a + i * j->lda, j->b + i * j->ldb, j->dim);
-}
-
-void kn_cpu_mul(kn_backend *be, float *y, int64_t ldy, const float *a, int64_t lda, const float *b,
-                int64_t ldb, int64_t n, int64_t dim) {
-    kn_cpu *c = kn_cpu_of(be);
-    mul_job j = {&c->dsp, y, ldy, a, lda, b, ldb, dim};
-    tnl_pool_run(c->pool, n, kn_cpu_row_grain(dim), mul_rows, &j);
+void kn_cpu_act_exp(kn_cpu *c, float *x, int64_t ldx, int64_t n, int64_t dim, int64_t group) {
+    assert(group > 0 && dim % group == 0);
+    act_job j = {&c->dsp, x, ldx, dim, group};
+    tnl_pool_run(c->pool, n, kn_cpu_row_grain(dim), act_exp_rows, &j);
 }
 
 typedef struct lrpe_job {

@@ -8,11 +8,7 @@
 
 static const kn_ops cpu_ops = {
     .embed = kn_cpu_embed,
-    .srms = kn_cpu_srms,
-    .layernorm = kn_cpu_layernorm,
     .linear = kn_cpu_linear,
-    .act = kn_cpu_act,
-    .mul = kn_cpu_mul,
     .lrpe = kn_cpu_lrpe,
     .linattn = kn_cpu_linattn,
     .finite_rows = kn_cpu_finite_rows,

@@ -7,7 +7,8 @@
  *               j+4, j+2, j+1.
  *   step order  one accumulator per output, i ascending, one fma a step.
  * avx2 and avx512 follow it to the bit. ref is the oracle: sums in double (lane order) or one
- * rounded step after the other (step order), so it keeps the promise too, with other bits.
+ * rounded step after the other (step order), so it keeps the promise too, with other bits. Products
+ * of packed weights are integers within a group: there all bodies, ref too, give the same bits.
  *
  * Pointers may be unaligned. Sizes are >= 1 unless said otherwise. No function reads or writes
  * beyond the elements named in its shapes. The floating-point environment is the default one on
@@ -21,6 +22,7 @@
 
 #include "kernels/dtype.h"
 #include "kernels/kernels.h"
+#include "kernels/quant.h"
 
 /* Most rows of one call of dot_few, and most outputs of one panel of dot_many. */
 #define KN_FEW_ROWS 6
@@ -30,19 +32,32 @@ typedef struct kn_dsp {
     const char *isa;
 
     /* dst[i] = src[i] * scale, src of the row's dtype. */
-    void (*widen[KN_DTYPE_COUNT])(float *dst, const void *src, int64_t n, float scale);
+    void (*widen[KN_PLAIN_COUNT])(float *dst, const void *src, int64_t n, float scale);
 
     /* y[r][o] = sum over i of x[r][i] w[o][i], lane order; rows <= KN_FEW_ROWS; w [n_out][n_in]
      * as stored. Reads w once, front to back: the kernel for when memory is the limit. */
-    void (*dot_few[KN_DTYPE_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
+    void (*dot_few[KN_PLAIN_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
                                     int64_t rows, const void *w, int64_t n_out, int64_t n_in);
 
     /* The same sums, same bits, for any number of rows; n_out <= KN_PANEL_OUTS. For when
      * multiply-adds are the limit: w stays in the second-level cache while the rows pass over it.
      * Meanwhile asks memory for next_bytes at next (the next panel of weights; may be 0). */
-    void (*dot_many[KN_DTYPE_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
+    void (*dot_many[KN_PLAIN_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
                                      int64_t rows, const void *w, int64_t n_out, int64_t n_in,
                                      const void *next, int64_t next_bytes);
+
+    /* One row of activations, n >= 1 inputs: q [kn_q_padded(n)], scale and sum [kn_q_groups(n)], as
+     * quant.h defines them:
+     *   m = max|x| of the group; s = m / 127; q = x * (127 / m) rounded to the nearest integer,
+     * ties to even. m below 2^-100: s and q are zero. A NaN or infinity in the group: s is NaN and
+     * q zero, so that the outputs are NaN and the request ends. */
+    void (*quant_row)(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n);
+
+    /* y[r][o] = dot products of rows row0.. of x with the 64 outputs of a packed tile, any number
+     * of rows; y [rows][64], 64-byte aligned. Per group, ascending: y = fma(dot, d s, y) with d s
+     * rounded to f32, starting at zero. Asks memory for what follows the tile. */
+    void (*qdot[KN_DTYPE_COUNT - KN_PLAIN_COUNT])(float *y, const kn_qrows *x, int64_t row0,
+                                                  int64_t rows, const void *tile, int64_t cols);
 
     /* c[r][j] = (add ? c[r][j] : 0) + sum over i of a[r a_row + i a_col] b[i][j], step order;
      * r < rows, i < n, j < cols. n may be 0. */

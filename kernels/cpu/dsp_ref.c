@@ -50,6 +50,69 @@ WIDEN_AND_DOT(f32)
 WIDEN_AND_DOT(f16)
 WIDEN_AND_DOT(bf16)
 
+static void quant_row_ref(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n) {
+    memset(q, 0, (size_t)kn_q_padded(n));
+    for (int64_t g = 0; g * KN_Q_GROUP < n; g++) {
+        int64_t end = (g + 1) * KN_Q_GROUP < n ? (g + 1) * KN_Q_GROUP : n;
+        uint32_t top = 0; /* as integers, magnitudes are ordered and NaN and infinity are largest */
+        for (int64_t i = g * KN_Q_GROUP; i < end; i++) {
+            uint32_t bits = tnl_bits_from_f32(x[i]) & 0x7FFFFFFFu;
+            top = bits > top ? bits : top;
+        }
+        float m = tnl_f32_from_bits(top);
+        scale[g] = top >= 0x7F800000u ? (float)NAN : m < 0x1p-100f ? 0 : m / 127;
+        sum[g] = 0;
+        if (top >= 0x7F800000u || m < 0x1p-100f)
+            continue;
+        for (int64_t i = g * KN_Q_GROUP; i < end; i++) {
+            q[i] = (int8_t)rintf(x[i] * (127 / m));
+            sum[g] += q[i];
+        }
+    }
+}
+
+/* The integer weights of one input of a group, as a multiple of each output's scale. */
+static void q8_weights_ref(int32_t w[KN_Q_OUTS], const unsigned char *group, int64_t g, int64_t i) {
+    (void)g;
+    for (int o = 0; o < KN_Q_OUTS; o++)
+        w[o] = group[KN_Q_SCALES + i / 4 * 256 + 4 * o + i % 4] - 128;
+}
+
+static void q4_weights_ref(int32_t w[KN_Q_OUTS], const unsigned char *group, int64_t g, int64_t i) {
+    const unsigned char *subs = group + KN_Q_SCALES + i / 32 * KN_Q_OUTS;
+    const unsigned char *codes = group + KN_Q_SCALES + 2 * g + i / 8 * 256 + i % 4;
+    for (int o = 0; o < KN_Q_OUTS; o++) {
+        int sub = i / KN_Q4_RUN % 2 ? subs[o] >> 4 : subs[o] & 15;
+        int code = i % 8 < 4 ? codes[4 * o] & 15 : codes[4 * o] >> 4;
+        w[o] = (sub < 8 ? sub : sub - 16) * (code - 8);
+    }
+}
+
+#define QDOT(T, type)                                                                              \
+    static void qdot_##T##_ref(float *y, const kn_qrows *x, int64_t row0, int64_t rows,            \
+                               const void *tile, int64_t cols) {                                   \
+        const unsigned char *group = tile;                                                         \
+        memset(y, 0, (size_t)(rows * KN_Q_OUTS) * sizeof *y);                                      \
+        for (int64_t at = 0, k = 0; at < cols; at += KN_Q_GROUP, k++) {                            \
+            int64_t g = kn_q_padded(cols - at < KN_Q_GROUP ? cols - at : KN_Q_GROUP);              \
+            for (int64_t r = row0; r < row0 + rows; r++, y += KN_Q_OUTS) {                         \
+                int32_t w[KN_Q_OUTS], dot[KN_Q_OUTS] = {0};                                        \
+                for (int64_t i = 0; i < g; i++) {                                                  \
+                    T##_weights_ref(w, group, g, i);                                               \
+                    for (int o = 0; o < KN_Q_OUTS; o++)                                            \
+                        dot[o] += w[o] * x->q[r * x->ldq + at + i];                                \
+                }                                                                                  \
+                for (int o = 0; o < KN_Q_OUTS; o++)                                                \
+                    y[o] = fmaf((float)dot[o], load_bf16(group, o) * x->scale[r * x->groups + k],  \
+                                y[o]);                                                             \
+            }                                                                                      \
+            y -= rows * KN_Q_OUTS;                                                                 \
+            group += kn_q_group_bytes(type, g);                                                    \
+        }                                                                                          \
+    }
+QDOT(q8, KN_Q8)
+QDOT(q4, KN_Q4)
+
 static void outer_ref(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                       const float *b, int64_t ldb, int64_t rows, int64_t n, int64_t cols,
                       bool add) {
@@ -176,15 +239,16 @@ void kn_dsp_fill_ref(kn_dsp *d) {
         .widen = {widen_f32_ref, widen_f16_ref, widen_bf16_ref},
         .dot_few = {dot_few_f32_ref, dot_few_f16_ref, dot_few_bf16_ref},
         .dot_many = {dot_many_f32_ref, dot_many_f16_ref, dot_many_bf16_ref},
+        .quant_row = quant_row_ref,
+        .qdot = {qdot_q8_ref, qdot_q4_ref},
         .outer = outer_ref,
         .fold_slow = fold_slow_ref,
         .fold_fast = fold_fast_ref,
         .scale = scale_ref,
         .srms = srms_ref,
         .layernorm = layernorm_ref,
-        .act = {act_none_ref, act_gelu_ref, act_relu_ref, act_elu_ref, act_sigmoid_ref,
-                act_exp_ref, act_leak_ref, act_1pelu_ref, act_2pelu_ref, act_silu_ref,
-                act_sine_ref},
+        .act = {act_none_ref, act_gelu_ref, act_relu_ref, act_elu_ref, act_sigmoid_ref, act_exp_ref,
+                act_leak_ref, act_1pelu_ref, act_2pelu_ref, act_silu_ref, act_sine_ref},
         .mul = mul_ref,
         .lrpe = lrpe_ref,
         .all_finite = all_finite_ref,

@@ -16,12 +16,17 @@ static void embed_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     const embed_job *j = ctx;
     (void)worker;
     const kn_tensor *t = j->table;
-    const size_t row_bytes = (size_t)(t->cols / kn_dtypes[t->dtype].block_elems) *
-                             (size_t)kn_dtypes[t->dtype].block_bytes;
     for (int64_t i = begin; i < end; i++) {
+        float *x = j->x + i * j->ldx;
         assert(j->ids[i] >= 0 && j->ids[i] < t->rows);
-        const char *row = (const char *)t->data + (size_t)j->ids[i] * row_bytes;
-        j->c->dsp.widen[t->dtype](j->x + i * j->ldx, row, t->cols, j->scale);
+        if (t->dtype >= KN_PLAIN_COUNT) {
+            kn_q_row_to_f32(x, t->data, t->dtype, t->cols, j->ids[i]);
+            j->c->dsp.scale(x, x, t->cols, j->scale);
+            continue;
+        }
+        const char *row =
+            (const char *)t->data + j->ids[i] * t->cols * kn_dtypes[t->dtype].elem_bytes;
+        j->c->dsp.widen[t->dtype](x, row, t->cols, j->scale);
     }
 }
 

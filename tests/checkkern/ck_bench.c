@@ -39,6 +39,7 @@ typedef struct linear_bench {
     const float *x;
     float *y;
     char *w;
+    void *work;
     int64_t n, outs, ins;
     kn_dtype t;
     size_t w_bytes;
@@ -50,20 +51,27 @@ static void linear_once(void *ctx) {
     linear_bench *b = ctx;
     kn_tensor w = {b->w + (size_t)b->next * b->w_bytes, b->t, b->outs, b->ins};
     b->next = (b->next + 1) % b->copies;
-    b->be->ops->linear(b->be, b->y, b->outs, b->x, b->ins, b->n, &w, NULL, KN_STORE);
+    b->be->ops->linear(b->be, &(kn_linear){.n = b->n,
+                                           .x = b->x,
+                                           .ldx = b->ins,
+                                           .w = &w,
+                                           .y = b->y,
+                                           .ldy = b->outs,
+                                           .work = b->work});
 }
 
 static void bench_linear_shape(ck *k, kn_backend *be, kn_dtype t, int64_t outs, int64_t ins) {
     static const int64_t rows[] = {1, 2, 4, 8, 16, 32, 128, 512};
     linear_bench b = {.be = be, .outs = outs, .ins = ins, .t = t};
-    b.w_bytes = (size_t)outs * (size_t)ins * (size_t)kn_dtypes[t].block_bytes;
+    b.w_bytes = (size_t)outs * (size_t)ins * (size_t)kn_dtypes[t].elem_bytes;
     b.copies = 1 + (int)((192u << 20) / b.w_bytes);
     size_t x_bytes = 512 * (size_t)ins * sizeof(float),
            y_bytes = 512 * (size_t)outs * sizeof(float);
     float *x = be->alloc(be, x_bytes);
     b.y = be->alloc(be, y_bytes);
     b.w = be->alloc(be, b.w_bytes * (size_t)b.copies);
-    if (x && b.y && b.w) {
+    b.work = be->alloc(be, kn_linear_work_bytes(512, ins));
+    if (x && b.y && b.w && b.work) {
         ck_values(k, CK_NORMAL, x, 512 * ins);
         memset(b.w, 0x3c, b.w_bytes * (size_t)b.copies);
         b.x = x;
@@ -80,6 +88,7 @@ static void bench_linear_shape(ck *k, kn_backend *be, kn_dtype t, int64_t outs, 
     be->free(be, x);
     be->free(be, b.y);
     be->free(be, b.w);
+    be->free(be, b.work);
 }
 
 typedef struct attn_bench {
@@ -95,8 +104,8 @@ static void attn_once(void *ctx) {
     attn_bench *b = ctx;
     kn_linattn_seg segs[64];
     for (int64_t s = 0; s < b->n_segs; s++)
-        segs[s] = (kn_linattn_seg){b->states + (size_t)s * b->state_floats, b->pos, s * b->len,
-                                   b->len};
+        segs[s] =
+            (kn_linattn_seg){b->states + (size_t)s * b->state_floats, b->pos, s * b->len, b->len};
     int64_t ldk = b->d.H * b->d.Dk, ldv = b->d.H * b->d.Dv;
     b->be->ops->linattn(b->be, b->o, ldv, b->q, ldk, b->k, ldk, b->v, ldv, &b->decay, &b->d, segs,
                         b->n_segs);
@@ -167,8 +176,8 @@ static void row_once(void *ctx) {
 }
 
 static void bench_rows(ck *k) {
-    static const char *const names[] = {"none", "gelu", "relu", "elu", "sigmoid", "exp", "leak",
-                                        "1+elu", "2+elu", "silu", "sine", "srms", "mul", "lrpe"};
+    static const char *const names[] = {"none",  "gelu",  "relu", "elu",  "sigmoid", "exp", "leak",
+                                        "1+elu", "2+elu", "silu", "sine", "srms",    "mul", "lrpe"};
     row_bench b = {.n = 2048};
     b.x = malloc(2048 * sizeof *b.x);
     b.y = malloc(4096 * sizeof *b.y);
@@ -200,7 +209,7 @@ static void bench_backend(ck *k, int threads) {
            peaks.fp32_gflop_s);
     if (ck_section(k, "linear")) {
         static const int64_t shapes[][2] = {{4096, 1024}, {2048, 2048}, {2048, 5632}};
-        for (kn_dtype t = KN_F32; t < KN_DTYPE_COUNT; t++)
+        for (kn_dtype t = KN_F32; t < KN_PLAIN_COUNT; t++)
             for (size_t i = 0; i < 3; i++)
                 if (t != KN_F16 || i == 0)
                     bench_linear_shape(k, be, t, shapes[i][0], shapes[i][1]);

@@ -29,7 +29,7 @@ static dot_case draw_dot(ck *k) {
     c.n = odd_size(k);
     c.ldx = c.n + ck_between(k, 0, 5);
     c.ldy = c.outs + ck_between(k, 0, 5);
-    c.t = (kn_dtype)ck_between(k, 0, KN_DTYPE_COUNT - 1);
+    c.t = (kn_dtype)ck_between(k, 0, KN_PLAIN_COUNT - 1);
     c.fill = (ck_fill)ck_between(k, 0, CK_FILLS - 1);
     c.x = ck_filled(k, c.fill, c.rows, c.n, c.ldx);
     c.w = ck_weights(k, c.t, c.outs, c.n, 0.05);
@@ -93,7 +93,7 @@ static void check_dot_case(ck *k) {
         float *few = ck_f32(k, c.rows, c.outs, c.ldy), *many = ck_f32(k, c.rows, c.outs, c.ldy);
         run_few(&d, &c, few);
         d.dot_many[c.t](many, c.ldy, c.x, c.ldx, c.rows, c.w.data, c.outs, c.n, c.w.data,
-                        c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].block_bytes : 0);
+                        c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].elem_bytes : 0);
         check_against_oracle(k, &c, few, "dot_few");
         compare_rows(k, c.what, many, few, c.rows, c.outs, c.ldy);
         if (strcmp(d.isa, "ref") != 0) {
@@ -107,7 +107,7 @@ static void check_dot_case(ck *k) {
 
 static void check_widen_case(ck *k) {
     int64_t n = odd_size(k);
-    kn_dtype t = (kn_dtype)ck_between(k, 0, KN_DTYPE_COUNT - 1);
+    kn_dtype t = (kn_dtype)ck_between(k, 0, KN_PLAIN_COUNT - 1);
     kn_tensor w = ck_weights(k, t, 1, n, ck_between(k, 0, 1) ? 1.0 : 1e-6);
     float scale = ck_between(k, 0, 1) ? 1.0f : 45.25f;
     static double want[2600];

@@ -78,7 +78,7 @@ static uint16_t f16_from_f32(float f) {
 }
 
 kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size) {
-    int64_t elem = kn_dtypes[t].block_bytes;
+    int64_t elem = kn_dtypes[t].elem_bytes;
     unsigned char *p = ck_matrix(k, rows, cols, cols, elem);
     for (int64_t i = 0; i < rows * cols; i++) {
         float f = (float)(normal(k) * size);
@@ -93,7 +93,7 @@ kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size)
 
 float ck_weight(const kn_tensor *w, int64_t row, int64_t col) {
     const char *p =
-        (const char *)w->data + (row * w->cols + col) * (int64_t)kn_dtypes[w->dtype].block_bytes;
+        (const char *)w->data + (row * w->cols + col) * (int64_t)kn_dtypes[w->dtype].elem_bytes;
     float f;
     kn_dtype_to_f32(&f, p, w->dtype, 1);
     return f;

@@ -18,9 +18,9 @@ static void check(const mdl_tensors *t, size_t size) {
             FUZZ_CHECK(v->dims[k] >= 0);
             elems *= (uint64_t)v->dims[k];
         }
-        FUZZ_CHECK(elems * (uint64_t)kn_dtypes[v->dtype].block_bytes == v->bytes);
+        FUZZ_CHECK(elems * (uint64_t)kn_dtypes[v->dtype].elem_bytes == v->bytes);
         FUZZ_CHECK(mdl_tensors_find(t, v->name) == v);
-        FUZZ_CHECK((uintptr_t)v->data % (uintptr_t)kn_dtypes[v->dtype].block_bytes == 0 ||
+        FUZZ_CHECK((uintptr_t)v->data % (uintptr_t)kn_dtypes[v->dtype].elem_bytes == 0 ||
                    v->bytes == 0);
         for (int64_t k = 0; k < i && k < 64; k++) {
             const mdl_tensor_view *w = mdl_tensors_at(t, k);

@@ -222,7 +222,7 @@ static void check_vector(const bound *b, const float *x, const char *name) {
     const mdl_tensor_view *v = mdl_tensors_find(b->t, name);
     assert_non_null(v);
     assert_non_null(x);
-    size_t n = v->bytes / (size_t)kn_dtypes[v->dtype].block_bytes;
+    size_t n = v->bytes / (size_t)kn_dtypes[v->dtype].elem_bytes;
     float want[64];
     must(n <= 64, "vector of the test");
     kn_dtype_to_f32(want, v->data, v->dtype, n);
@@ -414,7 +414,7 @@ static void nonfinite(void **state) {
     };
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
         model m = make(r % 2 ? 3 : 1, false, true, rows[r].dtype);
-        int elem = kn_dtypes[rows[r].dtype].block_bytes;
+        int elem = kn_dtypes[rows[r].dtype].elem_bytes;
         for (int i = 0; i < m.n; i++) {
             buf *d = &m.t[i].data;
             size_t at = i % 2 ? 0 : d->n - (size_t)elem;
@@ -552,7 +552,7 @@ static void random_weights(void **state) {
         assert_int_equal(mdl_weights_random(&b, &spec, d, 1, NULL), TNL_OK);
         assert_int_equal(mdl_weights_random(&c, &spec, d, 2, NULL), TNL_OK);
         const kn_tensor *x = &a.layers[1].m[MDL_R_IN], *y = &b.layers[1].m[MDL_R_IN];
-        size_t n = (size_t)(x->rows * x->cols), bytes = n * (size_t)kn_dtypes[d].block_bytes;
+        size_t n = (size_t)(x->rows * x->cols), bytes = n * (size_t)kn_dtypes[d].elem_bytes;
         assert_memory_equal(x->data, y->data, bytes);
         assert_memory_not_equal(x->data, c.layers[1].m[MDL_R_IN].data, bytes);
         assert_memory_not_equal(x->data, a.layers[0].m[MDL_R_IN].data, bytes);

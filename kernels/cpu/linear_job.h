@@ -1,0 +1,29 @@
+/* What the two ways of computing a linear operation share: linear_plain_cpu.c multiplies rows of
+ * f32 with row-major weights, linear_packed_cpu.c quantised rows with packed tiles. */
+#ifndef TNL_KERNELS_CPU_LINEAR_JOB_H
+#define TNL_KERNELS_CPU_LINEAR_JOB_H
+
+#include "kernels/cpu/cpu_ops.h"
+
+typedef struct linear_job {
+    kn_cpu *c;
+    const kn_linear *p;
+    const float *a; /* [N][cols] the input rows in f32; of packed weights, scratch rows */
+    int64_t lda;
+    kn_qrows q;                             /* [N] the input rows quantised, for packed weights */
+    int64_t panel_outs, panels, block_rows; /* of the plain many-row path */
+} linear_job;
+
+void kn_linear_plain(linear_job *j);
+void kn_linear_packed(linear_job *j);
+
+/* Everything that follows a finished sum: tiles t of W a and t2 of W2 a (NULL: no w2), [rows] rows
+ * of `outs`, ld apart, for output rows r0.. and columns o0... Overwrites the tiles. */
+void kn_linear_finish(const linear_job *j, float *t, float *t2, int64_t ld, int64_t r0,
+                      int64_t rows, int64_t o0, int64_t outs);
+
+static inline int64_t kn_min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+#endif
