@@ -19,7 +19,9 @@
 #define KN_CPU_GRAIN 8192
 
 /* Rows of one tile of outputs when many rows pass over the weights. */
-#define KN_CPU_TILE_ROWS 48
+#ifndef KN_CPU_TILE_ROWS
+#define KN_CPU_TILE_ROWS 72
+#endif
 
 /* Floats of scratch per thread: two tiles of outputs (linear); or the scores of a block and a tile
  * of the fold (linattn). */
@@ -47,15 +49,14 @@ static inline int64_t kn_cpu_row_grain(int64_t dim) {
 }
 
 /* The slots, one file per family. */
-void kn_cpu_embed(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table,
-                  const int32_t *ids, int64_t n, float scale);
+void kn_cpu_embed(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table, const int32_t *ids,
+                  int64_t n, float scale);
 void kn_cpu_linear(kn_backend *be, const kn_linear *p);
 void kn_cpu_lrpe(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
                  const float *theta, const int64_t *pos, int64_t n, int H, int dh);
 void kn_cpu_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
-                    const float *k, int64_t ldk, const float *v, int64_t ldv,
-                    const kn_decay *decay, const kn_linattn_dims *d, const kn_linattn_seg *segs,
-                    int64_t n_segs);
+                    const float *k, int64_t ldk, const float *v, int64_t ldv, const kn_decay *decay,
+                    const kn_linattn_dims *d, const kn_linattn_seg *segs, int64_t n_segs);
 /* Not a slot: what linear does with KN_ACT_EXP. In place on columns [0, dim) of x. */
 void kn_cpu_act_exp(kn_cpu *c, float *x, int64_t ldx, int64_t n, int64_t dim, int64_t group);
 void kn_cpu_finite_rows(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,

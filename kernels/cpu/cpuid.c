@@ -25,6 +25,8 @@ unsigned kn_cpuid_flags(void) {
         flags |= KN_CPUID_AVX2;
     if ((b & avx512) == avx512 && (state & 0xE6u) == 0xE6u)
         flags |= KN_CPUID_AVX512;
+    if ((flags & KN_CPUID_AVX512) && (c & 1u << 11))
+        flags |= KN_CPUID_AVX512VNNI;
     return flags;
 }
 #else

@@ -5,6 +5,7 @@
 enum {
     KN_CPUID_AVX2 = 1,   /* AVX2, FMA, F16C, and ymm state */
     KN_CPUID_AVX512 = 2, /* F, BW, DQ, VL, and zmm and mask state */
+    KN_CPUID_AVX512VNNI = 4,
 };
 
 /* The set of KN_CPUID_*; 0 on other architectures. */

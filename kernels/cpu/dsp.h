@@ -88,7 +88,7 @@ typedef struct kn_dsp {
     bool (*all_finite)(const float *x, int64_t n);
 } kn_dsp;
 
-/* Fill *d for an instruction set: "ref", "avx2", "avx512", or NULL for the best there is. A name
+/* Fill *d for an instruction set: "ref", "avx2", "avx512", "avx512vnni", or NULL for the best there is. A name
  * that is unknown, not built in, or not available on this processor is an error. */
 tnl_status kn_dsp_init(kn_dsp *d, const char *isa, tnl_error *err);
 
@@ -99,5 +99,6 @@ int kn_dsp_available(const char *names[], int cap);
 void kn_dsp_fill_ref(kn_dsp *d);
 void kn_dsp_fill_avx2(kn_dsp *d);
 void kn_dsp_fill_avx512(kn_dsp *d);
+void kn_dsp_fill_avx512vnni(kn_dsp *d);
 
 #endif

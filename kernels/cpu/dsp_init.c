@@ -20,6 +20,9 @@ static const rung rungs[] = {
 #ifdef HAVE_AVX512
     {"avx512", KN_CPUID_AVX2 | KN_CPUID_AVX512, kn_dsp_fill_avx512},
 #endif
+#ifdef HAVE_AVX512VNNI
+    {"avx512vnni", KN_CPUID_AVX2 | KN_CPUID_AVX512 | KN_CPUID_AVX512VNNI, kn_dsp_fill_avx512vnni},
+#endif
 };
 
 static const int n_rungs = (int)(sizeof rungs / sizeof rungs[0]);

@@ -8,13 +8,19 @@ static const char *tile_at(const kn_tensor *w, int64_t tile) {
     return (const char *)w->data + tile * kn_q_tile_bytes(w->dtype, w->cols);
 }
 
+/* Rows that pass over a tile together: what is left in equal parts, whole register tiles. */
+static int64_t even_block(int64_t left) {
+    int64_t parts = (left + KN_CPU_TILE_ROWS - 1) / KN_CPU_TILE_ROWS;
+    return ((left + parts - 1) / parts + 5) / 6 * 6;
+}
+
 static void one_tile(const linear_job *j, int64_t tile, int64_t r, int64_t r_end, float *t) {
     const kn_linear *p = j->p;
     const int fn = (int)p->w->dtype - KN_PLAIN_COUNT;
     float *t2 = p->w2 ? t + KN_CPU_TILE_ROWS * KN_Q_OUTS : NULL;
     int64_t o = tile * KN_Q_OUTS, outs = kn_min64(KN_Q_OUTS, p->w->rows - o);
-    for (; r < r_end; r += KN_CPU_TILE_ROWS) {
-        int64_t rows = kn_min64(KN_CPU_TILE_ROWS, r_end - r);
+    for (int64_t rows; r < r_end; r += rows) {
+        rows = kn_min64(even_block(r_end - r), r_end - r);
         j->c->dsp.qdot[fn](t, &j->q, r, rows, tile_at(p->w, tile), p->w->cols);
         if (t2)
             j->c->dsp.qdot[fn](t2, &j->q, r, rows, tile_at(p->w2, tile), p->w->cols);

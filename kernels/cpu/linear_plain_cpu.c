@@ -16,7 +16,7 @@
 
 #define FEW_OUTS 64                /* outputs of one tile of the few-row path */
 #define FEW_CHUNK_BYTES (96 << 10) /* weights a thread takes at a time */
-#define TILE_ROWS KN_CPU_TILE_ROWS /* rows of one tile of the many-row path */
+#define TILE_ROWS 48               /* rows of one tile of the many-row path */
 #define BLOCK_BYTES (3 << 20)      /* rows of x that pass over all panels before the next ones do */
 
 static const char *weight_row(const kn_tensor *w, int64_t o) {

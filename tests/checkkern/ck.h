@@ -15,7 +15,7 @@
 #include "kernels/kernels.h"
 
 #define CK_MOST_BUFS 128
-#define CK_MOST_ISAS 4
+#define CK_MOST_ISAS 5
 
 typedef struct ck_buf {
     unsigned char *map, *begin; /* of the readable part and of the buffer */
