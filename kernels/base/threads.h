@@ -1,8 +1,9 @@
 /* A pool that runs one operation over many independent outputs.
  *
  * tnl_pool_run splits [0, n_items) over the workers and the caller; an item is always computed
- * whole by one thread, so results do not depend on how many threads there are. Items are handed
- * out dynamically: a worker that lost its core to a neighbour delays only the item it holds.
+ * whole by one thread, so results do not depend on how many threads there are. Each thread begins
+ * with its share of neighbouring items and takes half of another's rest when it has finished: a
+ * worker that lost its core to a neighbour delays only the chunk it holds.
  * Workers spin for a bounded time between operations, then sleep; an idle pool burns nothing.
  *
  * One thread at a time may call tnl_pool_run on a given pool.
