@@ -170,6 +170,7 @@ static void gather_tokens(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
         mdl_seg *s = &segs[i];
         s->logits = NULL;
         s->nonfinite = false;
+        s->n_finite = s->n_tokens;
         if (s->n_tokens == 0)
             continue;
         ctx->segs[ctx->n_segs++] = (kn_linattn_seg){
@@ -182,6 +183,11 @@ static void gather_tokens(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
     }
 }
 
+static void flag_token(mdl_seg *s, int64_t t) {
+    s->nonfinite = true;
+    s->n_finite = t < s->n_finite ? t : s->n_finite;
+}
+
 /* A NaN or infinity anywhere in a sequence's rows reaches its residual stream and stays there;
  * other rows never read it. */
 static void flag_nonfinite(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
@@ -190,7 +196,8 @@ static void flag_nonfinite(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
     be->ops->finite_rows(be, ctx->finite, ctx->x, C, ctx->n, C);
     for (int64_t i = 0; i < n_segs; i++)
         for (int64_t t = 0; t < segs[i].n_tokens; t++)
-            segs[i].nonfinite |= !ctx->finite[row++];
+            if (!ctx->finite[row++])
+                flag_token(&segs[i], t);
 }
 
 /* The head runs only on rows whose logits somebody wants. Returns their number. */
@@ -230,7 +237,8 @@ static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
     be->ops->finite_rows(be, ctx->finite, ctx->logits, V, n, V);
     for (int64_t i = 0; i < n_segs; i++)
         for (int64_t t = wanted_rows(&segs[i]); t > 0; t--)
-            segs[i].nonfinite |= !ctx->finite[row++];
+            if (!ctx->finite[row++])
+                flag_token(&segs[i], segs[i].n_tokens - t);
 }
 
 tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err) {

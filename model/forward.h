@@ -28,6 +28,8 @@ typedef struct mdl_seg {
     float *logits;  /* [rows wanted][V] inside the context's memory, until the next call */
     bool nonfinite; /* a NaN or infinity reached this segment's output: its logits and state are
                        worthless, other segments are untouched */
+    int64_t n_finite; /* tokens before the first one it reached: their rows are sound, and so is the
+                         state once the others are forgotten */
 } mdl_seg;
 
 typedef struct mdl_ctx mdl_ctx;

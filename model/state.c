@@ -71,6 +71,11 @@ tnl_status mdl_state_truncate(mdl_model *m, mdl_state *s, int64_t pos) {
     return TNL_OK;
 }
 
+/* One short of a full block, which would be folded. */
+int64_t mdl_state_spare(const mdl_model *m, int64_t pos) {
+    return m->be->block - 1 - pos % m->be->block;
+}
+
 /* ---- export and import ---- */
 
 /* Call fn for each run of floats that is in use, and (in_use false) for each pending row that is

@@ -33,6 +33,8 @@ int64_t mdl_state_pos(const mdl_state *s); /* tokens absorbed */
 /* Forget the last tokens back to position `pos`. Possible within the current block only:
  * floor(now/B)*B <= pos <= now; otherwise TNL_E_LIMIT. */
 tnl_status mdl_state_truncate(mdl_model *m, mdl_state *s, int64_t pos);
+/* How many tokens a state at position `pos` can absorb and forget again. */
+int64_t mdl_state_spare(const mdl_model *m, int64_t pos);
 
 /* Two states of the same tokens have equal canonical bytes. Pending rows that are not in use are
  * written as zeros. `buf` holds mdl_state_export_bytes(). Import checks the header (magic, version,
