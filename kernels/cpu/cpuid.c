@@ -19,7 +19,7 @@ unsigned kn_cpuid_flags(void) {
     unsigned state = xcr0();
     if ((state & 0x06u) != 0x06u || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return 0;
-    const unsigned avx2 = 1u << 5;
+    const unsigned last_sub = a, avx2 = 1u << 5;
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F DQ BW VL */
     if (b & avx2)
         flags |= KN_CPUID_AVX2;
@@ -27,6 +27,10 @@ unsigned kn_cpuid_flags(void) {
         flags |= KN_CPUID_AVX512;
     if ((flags & KN_CPUID_AVX512) && (c & 1u << 11))
         flags |= KN_CPUID_AVX512VNNI;
+    if (!(flags & KN_CPUID_AVX2) || last_sub < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d))
+        return flags;
+    if (a & 1u << 4)
+        flags |= KN_CPUID_AVXVNNI;
     return flags;
 }
 #else

@@ -6,6 +6,7 @@ enum {
     KN_CPUID_AVX2 = 1,   /* AVX2, FMA, F16C, and ymm state */
     KN_CPUID_AVX512 = 2, /* F, BW, DQ, VL, and zmm and mask state */
     KN_CPUID_AVX512VNNI = 4,
+    KN_CPUID_AVXVNNI = 8, /* on top of KN_CPUID_AVX2: the 256-bit instructions with VEX encoding */
 };
 
 /* The set of KN_CPUID_*; 0 on other architectures. */

@@ -88,8 +88,9 @@ typedef struct kn_dsp {
     bool (*all_finite)(const float *x, int64_t n);
 } kn_dsp;
 
-/* Fill *d for an instruction set: "ref", "avx2", "avx512", "avx512vnni", or NULL for the best there
- * is. A name that is unknown, not built in, or not available on this processor is an error. */
+/* Fill *d for an instruction set: "ref", "avx2", "avxvnni", "avx512", "avx512vnni", or NULL for the
+ * best there is. A name that is unknown, not built in, or not available on this processor is an
+ * error. */
 tnl_status kn_dsp_init(kn_dsp *d, const char *isa, tnl_error *err);
 
 /* Names of the instruction sets that kn_dsp_init would accept here, worst first. */
@@ -98,6 +99,7 @@ int kn_dsp_available(const char *names[], int cap);
 /* The rungs; each overwrites what it has better bodies for. */
 void kn_dsp_fill_ref(kn_dsp *d);
 void kn_dsp_fill_avx2(kn_dsp *d);
+void kn_dsp_fill_avxvnni(kn_dsp *d);
 void kn_dsp_fill_avx512(kn_dsp *d);
 void kn_dsp_fill_avx512vnni(kn_dsp *d);
 

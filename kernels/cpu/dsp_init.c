@@ -11,11 +11,15 @@ typedef struct rung {
     void (*fill)(kn_dsp *d);
 } rung;
 
-/* Worst first; a rung is laid over those below it. */
+/* Worst first; a rung is laid over those below it that need no more than it does: avx512 is what a
+ * processor without AVX-VNNI has. */
 static const rung rungs[] = {
     {"ref", 0, kn_dsp_fill_ref},
 #ifdef HAVE_AVX2
     {"avx2", KN_CPUID_AVX2, kn_dsp_fill_avx2},
+#endif
+#ifdef HAVE_AVXVNNI
+    {"avxvnni", KN_CPUID_AVX2 | KN_CPUID_AVXVNNI, kn_dsp_fill_avxvnni},
 #endif
 #ifdef HAVE_AVX512
     {"avx512", KN_CPUID_AVX2 | KN_CPUID_AVX512, kn_dsp_fill_avx512},
@@ -60,8 +64,8 @@ static tnl_status rung_by_name(int *out, const char *isa, tnl_error *err) {
         return TNL_OK;
     }
     return tnl_fail(err, TNL_E_USAGE,
-                    "instruction set \"%s\": unknown or not in this build, expected ref, avx2 or "
-                    "avx512",
+                    "instruction set \"%s\": unknown or not in this build, expected ref, avx2, "
+                    "avxvnni, avx512 or avx512vnni",
                     isa);
 }
 
@@ -71,7 +75,8 @@ tnl_status kn_dsp_init(kn_dsp *d, const char *isa, tnl_error *err) {
         TNL_TRY(rung_by_name(&top, isa, err));
     memset(d, 0, sizeof *d);
     for (int i = 0; i <= top; i++)
-        rungs[i].fill(d);
+        if ((rungs[i].needs & ~rungs[top].needs) == 0)
+            rungs[i].fill(d);
     d->isa = rungs[top].isa;
     return TNL_OK;
 }

@@ -5,6 +5,7 @@
 #include "kernels/cpu/dsp.h"
 
 void kn_dsp_linear_avx2(kn_dsp *d);
+void kn_dsp_qdot_avx2(kn_dsp *d);
 void kn_dsp_linear_avx512(kn_dsp *d);
 
 #endif

@@ -12,4 +12,5 @@ void kn_dsp_fill_avx2(kn_dsp *d) {
     fill_rows(d);
     d->outer = outer_rows;
     kn_dsp_linear_avx2(d);
+    kn_dsp_qdot_avx2(d);
 }
