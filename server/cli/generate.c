@@ -12,7 +12,7 @@ typedef struct settings {
     cli_model_opts model;
     const char *prompt, *prompt_file, *tokens;
     bool stream, json, verbose, echo, ignore_eos;
-    int64_t n, top_k;
+    int64_t n, top_k, speculate;
     double temperature, top_p, min_p, typical_p, repetition, presence, frequency;
     uint64_t seed;
     cli_strings stop, bias;
@@ -141,6 +141,15 @@ static const cli_opt rows[] = {
      .type = CLI_BOOL,
      AT(ignore_eos),
      .help = "go on after the end-of-text token"},
+    {.help = "Speed:"},
+    {.flag = "speculate",
+     .type = CLI_INT,
+     AT(speculate),
+     .min = 0,
+     .max = ENG_SPECULATE_MAX,
+     .dflt = "15",
+     .arg = "N",
+     .help = "tokens guessed ahead from earlier text; the output is the same; 0: none"},
     {.help = "Model:"},
     CLI_MODEL_ROWS(settings, model),
 };
@@ -379,6 +388,7 @@ static tnl_status submit(run *r, const eng_params *params, tnl_error *err) {
     p.tokenizer = r->tok;
     p.parallel = 1;
     p.queue = 1;
+    p.speculate = (int)r->o->speculate;
     TNL_TRY(eng_open(&r->engine, &p, err));
     eng_job job = {.tokens = r->ids, .n_tokens = r->n_ids, .params = params};
     return eng_submit(&r->request, r->engine, &job, err);

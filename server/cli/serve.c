@@ -26,7 +26,7 @@ typedef struct settings {
     srv_settings http;
     cli_model_opts model;
     const char *config;
-    int64_t step_tokens, queue_seconds, drain_seconds;
+    int64_t step_tokens, queue_seconds, drain_seconds, speculate;
     int log_level, log_format;
     bool fields;
 } settings;
@@ -64,6 +64,8 @@ static const cli_opt rows[] = {
     {NAMED("queue", "QUEUE"), INTEGER(http.queue, 0, 65536, "128"), .help = "requests that may wait beside them"},
     {NAMED("step-tokens", "STEP_TOKENS"), INTEGER(step_tokens, 1, 65536, "256"),
      .help = "tokens of one step, at least --parallel"},
+    {NAMED("speculate", "SPECULATE"), INTEGER(speculate, 0, ENG_SPECULATE_MAX, "15"),
+     .help = "tokens guessed ahead from earlier text; the answer is the same; 0: none"},
     {NAMED("max-prompt-tokens", "MAX_PROMPT_TOKENS"), INTEGER(http.max_prompt_tokens, 1, 2147483648.0, "4194304"),
      .help = "longest prompt"},
     {.help = "Limits:"},
@@ -183,6 +185,7 @@ static tnl_status open_engine(loader *l) {
     p.step_tokens = l->set->step_tokens;
     p.max_prompt_tokens = l->set->http.max_prompt_tokens;
     p.queue_timeout_s = (double)l->set->queue_seconds;
+    p.speculate = (int)l->set->speculate;
     return eng_open(&l->engine, &p, &l->err);
 }
 

@@ -7,18 +7,22 @@
 #include <stdatomic.h>
 
 #include "model/forward.h"
+#include "server/engine/draft.h"
 #include "server/engine/engine.h"
+#include "server/engine/pace.h"
 #include "server/engine/request.h"
 #include "server/engine/sampler.h"
 #include "server/engine/sched.h"
 
-/* Rows of logits beyond one for each slot: what echoed prompts may use in a step. */
-enum { ENG_ECHO_ROWS = 32 };
+/* Rows of logits beyond one for each slot: what echoed prompts and guesses may use in a step. */
+enum { ENG_EXTRA_ROWS = 32 };
 
 typedef struct eng_slot {
     mdl_state *state;
     eng_request *req; /* NULL: free. Written by the engine thread under the lock */
     eng_history history;
+    eng_draft draft;
+    int32_t feed[1 + ENG_SPECULATE_MAX]; /* the newest token and the guesses to check */
 } eng_slot;
 
 struct eng_engine {
@@ -43,6 +47,7 @@ struct eng_engine {
     mdl_ctx *ctx;
     eng_sampler *sampler;
     eng_sched_budget budget;
+    eng_pace pace;
     int cursor;
     /* scratch of one step, [open.parallel] */
     eng_sched_slot *plan;
@@ -68,9 +73,9 @@ bool eng_step(eng_engine *e);
 /* ---- metrics.c; each takes the engine's lock. A step is counted before its events go out, so a
  * reader who has seen an event finds it counted. ---- */
 void eng_metrics_paused(eng_engine *e, int paused);
-void eng_metrics_step(eng_engine *e, int64_t prompt_tokens);
+void eng_metrics_step(eng_engine *e, int64_t prompt_tokens, int64_t drafted);
 void eng_metrics_busy(eng_engine *e, double seconds);
-void eng_metrics_token(eng_engine *e, const eng_request *r, double now);
+void eng_metrics_token(eng_engine *e, const eng_request *r, double now, bool guessed);
 /* With the lock held: */
 void eng_metrics_ended(eng_engine *e, const eng_request *r, eng_finish finish, tnl_status error);
 void eng_metrics_admitted(eng_engine *e, double waited);

@@ -14,6 +14,7 @@ void eng_open_params_default(eng_open_params *p) {
     p->step_tokens = 256;
     p->max_prompt_tokens = 4194304;
     p->queue_timeout_s = 60;
+    p->speculate = ENG_SPECULATE_DEFAULT;
 }
 
 /* ---- the thread ---- */
@@ -166,6 +167,9 @@ static tnl_status check_open(const eng_open_params *p, tnl_error *err) {
     if (p->max_prompt_tokens < 1)
         return tnl_fail(err, TNL_E_USAGE, "engine: max_prompt_tokens %lld, expected >= 1",
                         (long long)p->max_prompt_tokens);
+    if (p->speculate < 0 || p->speculate > ENG_SPECULATE_MAX || !(p->row_cost >= 0))
+        return tnl_fail(err, TNL_E_USAGE, "engine: speculate %d, row_cost %g; expected 0..%d, >= 0",
+                        p->speculate, p->row_cost, ENG_SPECULATE_MAX);
     return TNL_OK;
 }
 
@@ -212,9 +216,10 @@ static void init_fields(eng_engine *e, const eng_open_params *p) {
     e->vocab = spec->vocab;
     e->eos_id = spec->eos_id >= 0 ? spec->eos_id : eng_text_eos(p->tokenizer);
     e->poison = wants_poison();
-    int64_t rows = (int64_t)p->parallel + ENG_ECHO_ROWS;
+    int64_t rows = (int64_t)p->parallel + ENG_EXTRA_ROWS;
     e->budget.tokens = p->step_tokens;
     e->budget.rows = rows < p->step_tokens ? rows : p->step_tokens;
+    e->pace.fixed = p->row_cost;
     e->metrics.slots = p->parallel;
     e->metrics.state_bytes = mdl_state_bytes(p->model);
 }
@@ -253,6 +258,7 @@ static void free_slots(eng_engine *e) {
     for (int i = 0; e->slots && i < e->open.parallel; i++) {
         mdl_state_free(e->open.model, e->slots[i].state);
         eng_history_close(&e->slots[i].history);
+        eng_draft_close(&e->slots[i].draft);
     }
     free(e->slots);
     free(e->plan);

@@ -32,6 +32,8 @@ enum {
     ENG_MAX_BIAS = 1024,      /* logit_bias entries */
     ENG_MAX_LOGPROBS = 20,
     ENG_EVENT_RING = 256, /* events a reader may fall behind */
+    ENG_SPECULATE_MAX = 64,
+    ENG_SPECULATE_DEFAULT = 15,
 };
 
 /* Sampling and stopping. eng_params_default fills the documented defaults; ranges are checked at
@@ -55,7 +57,9 @@ typedef struct eng_params {
     char stop[ENG_MAX_STOP][ENG_MAX_STOP_BYTES + 1]; /* NUL-terminated UTF-8, not empty */
     int logprobs;                                    /* 0..20 alternatives with each token */
     bool ignore_eos;
-    bool echo; /* the prompt's tokens come first, as events, with logprobs */
+    bool echo;     /* the prompt's tokens come first, as events, with logprobs */
+    int speculate; /* tokens guessed ahead, 0..64 and at most the engine's; -1, the default: as many
+                      as the engine's. The answer is the same, bit for bit */
 } eng_params;
 
 void eng_params_default(eng_params *p);
@@ -116,6 +120,11 @@ typedef struct eng_open_params {
     int64_t step_tokens;        /* token budget of a step, >= parallel; default 256 */
     int64_t max_prompt_tokens;  /* default 4,194,304 */
     double queue_timeout_s;     /* a request that waited this long ends with an error; 0: never */
+    int speculate;              /* tokens guessed ahead at most, 0..64; 0: never; default 15. Each
+                                   sequence keeps an index of its newest 131,072 tokens for it, at
+                                   most 2 MiB */
+    double row_cost; /* a further row of a step, as a share of a step of one row: how guesses are
+                        weighed; 0, the default: measured as steps go by */
 } eng_open_params;
 
 void eng_open_params_default(eng_open_params *p);
@@ -169,7 +178,8 @@ typedef struct eng_metrics {
     uint64_t finished[ENG_FINISH_ERROR + 1]; /* by eng_finish */
     uint64_t cancelled_queue, cancelled_prefill, cancelled_decode;
     uint64_t prompt_tokens, generated_tokens, steps, nonfinite;
-    int running, queued, paused; /* gauges */
+    uint64_t drafted_tokens, accepted_tokens; /* guesses checked; those that saved a step */
+    int running, queued, paused;              /* gauges */
     int slots;
     size_t state_bytes;  /* per slot */
     double busy_seconds; /* time the engine thread spent in steps */

@@ -35,9 +35,10 @@ void eng_metrics_paused(eng_engine *e, int paused) {
     pthread_mutex_unlock(&e->lock);
 }
 
-void eng_metrics_step(eng_engine *e, int64_t prompt_tokens) {
+void eng_metrics_step(eng_engine *e, int64_t prompt_tokens, int64_t drafted) {
     pthread_mutex_lock(&e->lock);
     e->metrics.steps++;
+    e->metrics.drafted_tokens += (uint64_t)drafted;
     e->metrics.prompt_tokens += (uint64_t)prompt_tokens;
     pthread_mutex_unlock(&e->lock);
 }
@@ -48,9 +49,10 @@ void eng_metrics_busy(eng_engine *e, double seconds) {
     pthread_mutex_unlock(&e->lock);
 }
 
-void eng_metrics_token(eng_engine *e, const eng_request *r, double now) {
+void eng_metrics_token(eng_engine *e, const eng_request *r, double now, bool guessed) {
     pthread_mutex_lock(&e->lock);
     e->metrics.generated_tokens++;
+    e->metrics.accepted_tokens += guessed;
     if (r->generated == 1)
         observe(&e->metrics.ttft_s, now - r->submitted);
     else

@@ -14,6 +14,7 @@ void eng_params_default(eng_params *p) {
     p->top_p = 1.0f;
     p->typical_p = 1.0f;
     p->repetition_penalty = 1.0f;
+    p->speculate = -1;
 }
 
 bool eng_params_greedy(const eng_params *p) {
@@ -87,6 +88,7 @@ tnl_status eng_params_check(const eng_params *p, int64_t vocab, tnl_error *err) 
     TNL_TRY(check_floats(p, err));
     TNL_TRY(check_int("top_k", p->top_k, 0, INT32_MAX, err));
     TNL_TRY(check_int("logprobs", p->logprobs, 0, ENG_MAX_LOGPROBS, err));
+    TNL_TRY(check_int("speculate", p->speculate, -1, ENG_SPECULATE_MAX, err));
     TNL_TRY(check_bias(p, vocab, err));
     return check_stop(p, err);
 }

@@ -56,15 +56,29 @@ static int64_t deal(int64_t *give, const eng_sched_slot *slots, int n_slots, int
     return tokens - left;
 }
 
+/* One token of each slot that runs. */
+static int64_t count_running(const eng_sched_slot *slots, int n_slots) {
+    int64_t n = 0;
+    for (int i = 0; i < n_slots; i++)
+        n += runnable(&slots[i]);
+    return n;
+}
+
+int64_t eng_sched_spare(const eng_sched_slot *slots, int n_slots, const eng_sched_budget *budget) {
+    return min64(budget->tokens, budget->rows) - count_running(slots, n_slots);
+}
+
 int64_t eng_sched_step(int64_t *give, const eng_sched_slot *slots, int n_slots,
                        const eng_sched_budget *budget, int *cursor) {
-    int64_t decoders = 0, prompts = 0;
+    int64_t decoded = 0, prompts = 0, spare = eng_sched_spare(slots, n_slots, budget);
     for (int i = 0; i < n_slots; i++) {
-        bool run = runnable(&slots[i]);
-        give[i] = run && slots[i].prompt_left == 0;
-        decoders += give[i];
-        prompts += run && slots[i].prompt_left > 0;
+        bool run = runnable(&slots[i]), decode = run && slots[i].prompt_left == 0;
+        int64_t draft = decode ? min64(slots[i].draft, spare) : 0;
+        give[i] = decode + draft;
+        spare -= draft;
+        decoded += give[i];
+        prompts += run && !decode;
     }
-    return decoders + deal(give, slots, n_slots, budget->tokens - decoders,
-                           budget->rows - decoders - prompts, cursor);
+    return decoded + deal(give, slots, n_slots, budget->tokens - decoded,
+                          budget->rows - decoded - prompts, cursor);
 }

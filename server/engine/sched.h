@@ -1,7 +1,8 @@
 /* Who computes what in the next step: a pure function of plain numbers.
  *
- * Rules. Every decoding request that is not paused gets one token. What is left of the token
- * budget is shared alike among the prompts under way; what a short prompt leaves goes to the
+ * Rules. Every decoding request that is not paused gets one token. Then come guessed tokens that
+ * are to be checked (pace.h); they leave a token and a row to each prompt under way. What is left
+ * of the token budget is shared alike among those prompts; what a short one leaves goes to the
  * others. Shares that do not divide begin with another slot each step, so none is starved. A
  * paused request gets nothing. Waiting requests enter free slots in order of arrival.
  *
@@ -20,6 +21,10 @@ typedef struct eng_sched_slot {
     bool all_rows;       /* every prompt token wants its row of logits */
     int64_t prompt_left; /* prompt tokens still to absorb; 0: decoding */
     int64_t most;        /* no more than this many tokens now (room for events); decode: >= 1 */
+    /* decoding */
+    int64_t guesses; /* guessed tokens there are, < most */
+    float chance;    /* that one is true, given those before it */
+    int64_t draft;   /* how many are to be checked: eng_pace_deal */
 } eng_sched_slot;
 
 typedef struct eng_sched_budget {
@@ -29,6 +34,9 @@ typedef struct eng_sched_budget {
 
 /* How many of n_waiting requests enter now, given the used flags. */
 int eng_sched_admit(const eng_sched_slot *slots, int n_slots, int n_waiting);
+
+/* Rows and tokens that guesses may use in this step. */
+int64_t eng_sched_spare(const eng_sched_slot *slots, int n_slots, const eng_sched_budget *budget);
 
 /* give[i]: tokens of slot i in this step. *cursor is the prompt served first, kept by the
  * caller between steps (start with 0); the next step begins behind it. Returns the sum of give; 0

@@ -1,5 +1,6 @@
 /* One step: ask the scheduler who computes what, run the model, turn logits into events. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/base/log.h"
 #include "server/engine/core.h"
@@ -14,6 +15,7 @@ static void scrub(eng_engine *e, eng_slot *slot) {
     else if (mdl_state_pos(slot->state) != 0)
         mdl_state_reset(e->open.model, slot->state);
     eng_history_clear(&slot->history);
+    eng_draft_end(&slot->draft);
 }
 
 void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_status error) {
@@ -42,6 +44,12 @@ static tnl_status echo_first(eng_request *r) {
     return echo_token(r, &pick);
 }
 
+/* Tokens that may be guessed ahead of this request. */
+static int most_guesses(const eng_engine *e, const eng_request *r) {
+    int asked = r->params.speculate, most = e->open.speculate;
+    return asked < 0 || asked > most ? most : asked;
+}
+
 void eng_step_enter(eng_engine *e, eng_slot *slot) {
     eng_request *r = slot->req;
     tnl_status st = TNL_OK;
@@ -56,10 +64,31 @@ void eng_step_enter(eng_engine *e, eng_slot *slot) {
     } else {
         mdl_state_reset(e->open.model, slot->state);
         eng_history_clear(&slot->history);
+        if (most_guesses(e, r) > 0)
+            eng_draft_begin(&slot->draft, r->n_prompt + r->params.max_tokens);
     }
 }
 
 /* ---- planning ---- */
+
+static int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Guess what follows the newest token. A guess must be one that can be forgotten again once the
+ * newest token itself is absorbed, and one whose row is of use: not behind the last token wanted,
+ * nor behind the end of the text. */
+static void plan_guesses(eng_engine *e, eng_slot *slot, eng_sched_slot *plan) {
+    const eng_request *r = slot->req;
+    int64_t most = min64(most_guesses(e, r), r->params.max_tokens - r->generated - 1);
+    most = min64(most, plan->most - 1);
+    most = min64(most, mdl_state_spare(e->open.model, mdl_state_pos(slot->state) + 1));
+    int64_t n = eng_draft_propose(&slot->draft, most);
+    for (int64_t i = 0; i < n && !r->params.ignore_eos; i++)
+        n = slot->draft.guess[i] == e->eos_id ? i : n;
+    plan->guesses = n;
+    plan->chance = eng_draft_chance(&slot->draft);
+}
 
 /* An echoed slice of n tokens makes at most n events; together with the first generated one it
  * must fit the ring. */
@@ -71,7 +100,9 @@ static eng_sched_slot plan_slot(eng_request *r) {
                             .paused = room == 0,
                             .all_rows = echoing,
                             .prompt_left = left,
-                            .most = echoing ? room - 1 : INT64_MAX};
+                            .most = echoing    ? room - 1
+                                    : left > 0 ? INT64_MAX
+                                               : room};
 }
 
 /* Fills plan and give; returns the number of tokens in the step. */
@@ -81,15 +112,22 @@ static int64_t plan_step(eng_engine *e, int *paused) {
         eng_request *r = e->slots[i].req;
         e->plan[i] = r ? plan_slot(r) : (eng_sched_slot){0};
         *paused += e->plan[i].paused;
+        if (r && !e->plan[i].paused && e->plan[i].prompt_left == 0)
+            plan_guesses(e, &e->slots[i], &e->plan[i]);
     }
+    eng_pace_deal(&e->pace, e->plan, e->open.parallel,
+                  eng_sched_spare(e->plan, e->open.parallel, &e->budget));
     return eng_sched_step(e->give, e->plan, e->open.parallel, &e->budget, &e->cursor);
 }
 
-static mdl_seg segment(const eng_slot *slot, const eng_sched_slot *plan, int64_t n) {
+static mdl_seg segment(eng_slot *slot, const eng_sched_slot *plan, int64_t n) {
     const eng_request *r = slot->req;
     mdl_seg seg = {.state = slot->state, .n_tokens = n, .want = MDL_WANT_LAST};
     if (plan->prompt_left == 0) {
-        seg.tokens = &r->last;
+        slot->feed[0] = r->last;
+        memcpy(slot->feed + 1, slot->draft.guess, (size_t)(n - 1) * sizeof slot->feed[0]);
+        seg.tokens = slot->feed;
+        seg.want = MDL_WANT_ALL;
         return seg;
     }
     seg.tokens = r->tokens + r->fed;
@@ -118,19 +156,20 @@ static eng_finish take_token(const eng_engine *e, eng_request *r, int32_t id, ch
     return finish;
 }
 
-static void count_token(eng_engine *e, eng_request *r) {
+static void count_token(eng_engine *e, eng_request *r, bool guessed) {
     double now = eng_now();
     r->generated++;
     if (r->generated == 1) {
         r->phase = ENG_PHASE_DECODE;
         r->decoding = now;
     }
-    eng_metrics_token(e, r, now);
+    eng_metrics_token(e, r, now, guessed);
     r->last_token = now;
 }
 
-/* Sample from a row, tell the reader, end the request when it is complete. */
-static void generate(eng_engine *e, eng_slot *slot, const float *row) {
+/* Sample from a row, keep the token for the reader (wake him), end the request when it is complete.
+ * False: it has ended. `guessed`: the row comes from a guess that is true. */
+static bool generate(eng_engine *e, eng_slot *slot, const float *row, bool guessed) {
     eng_request *r = slot->req;
     eng_pick pick;
     char text[ENG_TEXT_ROOM];
@@ -139,10 +178,11 @@ static void generate(eng_engine *e, eng_slot *slot, const float *row) {
                                r->n_prompt + r->generated);
     if (st != TNL_OK) {
         eng_end_running(e, slot, ENG_FINISH_ERROR, st);
-        return;
+        return false;
     }
     eng_history_add(&slot->history, pick.id, true);
-    count_token(e, r);
+    eng_draft_add(&slot->draft, pick.id);
+    count_token(e, r, guessed);
     r->last = pick.id;
     eng_finish finish = take_token(e, r, pick.id, text, &n);
     st = eng_request_push(r, &pick, false, text, n);
@@ -150,8 +190,7 @@ static void generate(eng_engine *e, eng_slot *slot, const float *row) {
         eng_end_running(e, slot, ENG_FINISH_ERROR, st);
     else if (finish != ENG_FINISH_NONE)
         eng_end_running(e, slot, finish, TNL_OK);
-    else
-        eng_request_wake(r);
+    return st == TNL_OK && finish == ENG_FINISH_NONE;
 }
 
 /* Rows after tokens fed .. fed+n-1 of the prompt give the logprobs of tokens fed+1 .. fed+n. */
@@ -169,8 +208,10 @@ static tnl_status echo_slice(eng_engine *e, eng_request *r, const mdl_seg *seg) 
 static void absorb_prompt(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
     eng_request *r = slot->req;
     tnl_status st = TNL_OK;
-    for (int64_t i = 0; i < seg->n_tokens; i++)
+    for (int64_t i = 0; i < seg->n_tokens; i++) {
         eng_history_add(&slot->history, seg->tokens[i], false);
+        eng_draft_add(&slot->draft, seg->tokens[i]);
+    }
     if (r->params.echo)
         st = echo_slice(e, r, seg);
     r->fed += seg->n_tokens;
@@ -180,53 +221,90 @@ static void absorb_prompt(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
         return;
     else if (r->params.max_tokens == 0)
         eng_end_running(e, slot, ENG_FINISH_LENGTH, TNL_OK);
-    else
-        generate(e, slot,
-                 seg->logits + (seg->want == MDL_WANT_ALL ? seg->n_tokens - 1 : 0) * e->vocab);
+    else if (generate(e, slot,
+                      seg->logits + (seg->want == MDL_WANT_ALL ? seg->n_tokens - 1 : 0) * e->vocab,
+                      false))
+        eng_request_wake(r);
+}
+
+static void end_nonfinite(eng_engine *e, eng_slot *slot) {
+    tnl_log(TNL_LOG_ERROR, "non-finite value in a sequence of %lld tokens: request ended",
+            (long long)mdl_state_pos(slot->state));
+    eng_end_running(e, slot, ENG_FINISH_ERROR, TNL_E_NONFINITE);
+}
+
+/* What came of a proposal; the first guess is looked at even when the model was not asked. */
+static void learn(eng_draft *d, const eng_request *r, int checked, int agreed, int proposed) {
+    if (checked > 0)
+        eng_draft_learn(d, checked, agreed);
+    else if (proposed > 0)
+        eng_draft_learn(d, 1, d->guess[0] == r->last);
+}
+
+/* A row after the newest token and each guess. They are taken in order, each as a step of its own
+ * would, up to the first guess that is not what was sampled; what lies behind is forgotten. */
+static void absorb_decoded(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
+    eng_request *r = slot->req;
+    int64_t i = 0, last = seg->n_tokens - 1;
+    int proposed = slot->draft.n_guess;
+    for (;; i++) {
+        if (i >= seg->n_finite) {
+            end_nonfinite(e, slot);
+            return;
+        }
+        if (!generate(e, slot, seg->logits + i * e->vocab, i > 0))
+            return;
+        if (i == last || r->last != seg->tokens[i + 1])
+            break;
+    }
+    /* cannot fail: plan_guesses left the block unfilled */
+    (void)mdl_state_truncate(e->open.model, slot->state, mdl_state_pos(slot->state) - (last - i));
+    learn(&slot->draft, r, (int)last, (int)i, proposed);
+    eng_request_wake(r);
 }
 
 static void absorb(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
-    if (seg->nonfinite) {
-        tnl_log(TNL_LOG_ERROR, "non-finite value in a sequence of %lld tokens: request ended",
-                (long long)mdl_state_pos(slot->state));
-        eng_end_running(e, slot, ENG_FINISH_ERROR, TNL_E_NONFINITE);
-    } else if (slot->req->fed < slot->req->n_feed) {
+    if (slot->req->fed >= slot->req->n_feed)
+        absorb_decoded(e, slot, seg);
+    else if (seg->nonfinite)
+        end_nonfinite(e, slot);
+    else
         absorb_prompt(e, slot, seg);
-    } else {
-        generate(e, slot, seg->logits);
-    }
 }
 
 /* ---- the step ---- */
 
-/* Fills segs and seg_slot from the plan; *prompt_tokens counts those of prompts. */
-static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens) {
+/* Fills segs and seg_slot from the plan; counts tokens of prompts and guessed ones. */
+static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens, int64_t *drafted) {
     int64_t n = 0;
-    *prompt_tokens = 0;
+    *prompt_tokens = *drafted = 0;
     for (int i = 0; i < e->open.parallel; i++) {
         if (e->give[i] == 0)
             continue;
         e->segs[n] = segment(&e->slots[i], &e->plan[i], e->give[i]);
         e->seg_slot[n++] = i;
-        *prompt_tokens += e->plan[i].prompt_left > 0 ? e->give[i] : 0;
+        *(e->plan[i].prompt_left > 0 ? prompt_tokens : drafted) += e->give[i];
+        *drafted -= e->plan[i].prompt_left == 0;
     }
     return n;
 }
 
 bool eng_step(eng_engine *e) {
     int paused;
-    int64_t prompt_tokens;
+    int64_t prompt_tokens, drafted;
     int64_t n_tokens = plan_step(e, &paused);
     eng_metrics_paused(e, paused);
     if (n_tokens == 0)
         return false;
     double start = eng_now();
-    int64_t n_segs = build_segments(e, &prompt_tokens);
+    int64_t n_segs = build_segments(e, &prompt_tokens, &drafted);
     tnl_error err;
     tnl_status st = mdl_forward(e->ctx, e->segs, n_segs, &err);
     if (st != TNL_OK)
         tnl_log(TNL_LOG_ERROR, "a step failed: %s", err.msg);
-    eng_metrics_step(e, prompt_tokens);
+    else if (prompt_tokens == 0)
+        eng_pace_observe(&e->pace, n_tokens, eng_now() - start);
+    eng_metrics_step(e, prompt_tokens, drafted);
     for (int64_t i = 0; i < n_segs; i++) {
         eng_slot *slot = &e->slots[e->seg_slot[i]];
         if (st == TNL_OK)

@@ -14,18 +14,27 @@
 struct mdl_model {
     mdl_spec spec;
     bool chain;
+    int contexts;
     pthread_mutex_t lock;
     pthread_cond_t moved;
     int64_t permits; /* -1: open */
     int64_t begun;
 };
 
-struct mdl_state {
-    int64_t pos;
+/* What a state is after each token. */
+typedef struct moment {
     uint64_t hash;
     int32_t last;
-    bool dirty; /* poisoned, not yet reset */
-    bool nan, in_step;
+    bool nan;
+} moment;
+
+/* As with a real state, only tokens since the last block boundary can be forgotten. */
+struct mdl_state {
+    int64_t pos;
+    moment now;
+    moment before[FAKE_BLOCK]; /* as of each position of the current block */
+    bool dirty;                /* poisoned, not yet reset */
+    bool in_step;
 };
 
 struct mdl_ctx {
@@ -62,6 +71,10 @@ void fake_model_free(mdl_model *m) {
 
 void fake_model_chain(mdl_model *m, bool on) {
     m->chain = on;
+}
+
+void fake_model_repeat(mdl_model *m, int contexts) {
+    m->contexts = contexts;
 }
 
 static void set_permits(mdl_model *m, int64_t n, bool add) {
@@ -116,19 +129,23 @@ static uint64_t mix(uint64_t z) {
 }
 
 static void absorb(mdl_state *s, int32_t token) {
-    s->hash = mix(s->hash ^ (uint64_t)(token + 1));
-    s->last = token;
-    s->nan |= token == FAKE_NAN;
+    s->before[s->pos % FAKE_BLOCK] = s->now;
+    s->now.hash = mix(s->now.hash ^ (uint64_t)(token + 1));
+    s->now.last = token;
+    s->now.nan |= token == FAKE_NAN;
     s->pos++;
 }
 
 static void write_row(const mdl_model *m, const mdl_state *s, float *row) {
+    const moment *now = &s->now;
+    /* a small number of contexts, so that random answers repeat themselves in part */
+    uint64_t context = m->contexts > 0 ? mix((uint64_t)(now->last % m->contexts)) : now->hash;
     for (int i = 0; i < FAKE_VOCAB; i++)
-        row[i] = s->nan ? NAN : (float)(mix(s->hash + (uint64_t)i) >> 40) * 0x1p-21f - 4.0f;
+        row[i] = now->nan ? NAN : (float)(mix(context + (uint64_t)i) >> 40) * 0x1p-21f - 4.0f;
     row[FAKE_NAN] -= 200.0f; /* such a token is only ever given, never chosen */
     row[FAKE_BREAK] -= 200.0f;
-    if (m->chain && !s->nan) {
-        int next = s->last + 1 >= FAKE_NAN - 1 ? FAKE_EOS : s->last + 1;
+    if (m->chain && !now->nan) {
+        int next = now->last + 1 >= FAKE_NAN - 1 ? FAKE_EOS : now->last + 1;
         row[next] = 60.0f;
     }
 }
@@ -175,6 +192,20 @@ int64_t mdl_state_pos(const mdl_state *s) {
     return s->pos;
 }
 
+int64_t mdl_state_spare(const mdl_model *m, int64_t pos) {
+    (void)m;
+    return FAKE_BLOCK - 1 - pos % FAKE_BLOCK;
+}
+
+tnl_status mdl_state_truncate(mdl_model *m, mdl_state *s, int64_t pos) {
+    (void)m;
+    REQUIRE(pos <= s->pos && pos >= s->pos - s->pos % FAKE_BLOCK);
+    if (pos < s->pos)
+        s->now = s->before[pos % FAKE_BLOCK];
+    s->pos = pos;
+    return TNL_OK;
+}
+
 tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t max_logits,
                         tnl_error *err) {
     (void)err;
@@ -198,16 +229,19 @@ static int64_t run_segment(const mdl_ctx *ctx, mdl_seg *seg, int64_t row) {
     const mdl_model *m = ctx->m;
     mdl_state *s = seg->state;
     seg->logits = ctx->logits + row * FAKE_VOCAB;
+    seg->n_finite = seg->n_tokens;
     for (int64_t t = 0; t < seg->n_tokens; t++) {
         REQUIRE(seg->tokens[t] >= 0 && seg->tokens[t] < FAKE_VOCAB);
         absorb(s, seg->tokens[t]);
+        if (s->now.nan && t < seg->n_finite)
+            seg->n_finite = t;
         bool last = t == seg->n_tokens - 1;
         if (seg->want == MDL_WANT_ALL || (seg->want == MDL_WANT_LAST && last)) {
             REQUIRE(row < ctx->max_rows);
             write_row(m, s, ctx->logits + row++ * FAKE_VOCAB);
         }
     }
-    seg->nonfinite = s->nan;
+    seg->nonfinite = s->now.nan;
     s->in_step = false;
     return row;
 }

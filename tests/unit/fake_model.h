@@ -14,6 +14,7 @@ enum {
     FAKE_EOS = 2,
     FAKE_NAN = 299,   /* a prompt token that makes its sequence non-finite */
     FAKE_BREAK = 298, /* a prompt token that makes the whole step fail */
+    FAKE_BLOCK = 16,  /* tokens that can be forgotten, one less at most */
 };
 
 mdl_model *fake_model_new(void);
@@ -22,6 +23,9 @@ void fake_model_free(mdl_model *m);
 /* Next token is almost surely the last one plus 1 (wrapping at FAKE_EOS..FAKE_VOCAB-1 to
  * FAKE_EOS), instead of looking random. */
 void fake_model_chain(mdl_model *m, bool on);
+
+/* Logits depend on the last token alone, modulo `contexts`, so that answers repeat; 0: off. */
+void fake_model_repeat(mdl_model *m, int contexts);
 
 /* Gate: after hold, steps wait at their beginning; let allows n of them, open all. */
 void fake_model_hold(mdl_model *m);
