@@ -53,10 +53,11 @@ V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const
         }                                                                                          \
     } while (0)
 
-/* dot_few: R rows of x, O outputs of type T at w. `next` is where the weights go on after this
- * tile: prefetchers of the processor stop at pages, so the loop asks for AHEAD bytes further
- * down each row, and over its end for the start of the next tile's rows. */
-#define AHEAD 1024
+/* dot_few: R rows of x, O outputs of type T at w. With one output at a time the weights are a
+ * single stream, which memory serves best; more rows need more outputs to share their loads.
+ * Prefetchers of the processor stop at pages, so the loop asks for what lies a tile and AHEAD bytes
+ * further on, in the order of addresses. */
+#define AHEAD 4096
 #define X_FULL(r) v16_load(x + (r)*ldx + i)
 #define X_PART(r) v16_loadn(x + (r)*ldx + i, rest)
 
@@ -64,14 +65,15 @@ V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const
     V16_FN void tile_##T(float *y, int64_t ldy, const float *x, int64_t ldx, const char *w,        \
                          int64_t n, const int R, const int O) {                                    \
         v16 acc[MOST_ROWS][MOST_OUTS];                                                             \
-        const int64_t row = n * (size), ahead = AHEAD < row ? AHEAD : row;                         \
-        const int64_t turn = (row - ahead) / (size); /* beyond: the next tile */                   \
+        const int64_t row = n * (size);                                                            \
+        const char *ahead = w + O * row + AHEAD;                                                   \
         _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                        \
             _Pragma("GCC unroll 8") for (int o = 0; o < O; o++) acc[r][o] = v16_zero();            \
         int64_t i = 0;                                                                             \
         for (; i + 16 <= n; i += 16) {                                                             \
-            const char *p = w + i * (size) + ahead + (i >= turn ? (O - 1) * row : 0);              \
-            _Pragma("GCC unroll 8") for (int o = 0; o < O; o++) __builtin_prefetch(p + o * row);   \
+            _Pragma("GCC unroll 8") for (int l = 0; l < O * 16 * (size); l += 64)                  \
+                __builtin_prefetch(ahead + l);                                                     \
+            ahead += O * 16 * (size);                                                              \
             TILE_STEP(X_FULL, W_FULL_##T);                                                         \
         }                                                                                          \
         int64_t rest = n - i;                                                                      \

@@ -16,7 +16,7 @@ typedef __mmask16 v16m;
 /* Register tiles that fit: see linear_tmpl.c and outer_tmpl.c. */
 #define V16_MANY_ROWS 6
 #define V16_MANY_OUTS 4
-#define V16_FEW_OUTS(rows) ((rows) == 1 ? 8 : 4)
+#define V16_FEW_OUTS(rows) ((rows) <= 2 ? 1 : 4)
 #define V16_OUTER_COLS 4
 #define V16_OUTER_WIDE 8
 
