@@ -54,11 +54,8 @@ FN void tile_q8(const group_args *g, wide_rows x, int k, const int R, const int 
     finish_tile(acc, g, k, R, V);
 }
 
-#ifndef Q8_V
-#define Q8_V(R) ((R) == 1 ? 4 : 2)
-#endif
 FN void rows_q8(const group_args *g, const int R, const int stream) {
-    const int V = Q8_V(R);
+    const int V = R == 1 ? 8 : R <= 3 ? 4 : 2;
     _Alignas(32) wide_rows x;
     widen_rows(x, g, R);
     for (int k = 0; k < VECS; k += V)
@@ -81,6 +78,7 @@ FN __m256i factor_bytes(void) {
 }
 
 #define Q4_FEW 12
+#define Q4_V(R) ((R) == 1 ? 8 : (R) <= 3 ? 4 : 1)
 #include "kernels/cpu/x86/qdot_ymm_tmpl.c"
 
 /* ---- q4 for many rows: the half-bytes taken apart once a group ---- */

@@ -57,6 +57,7 @@ FN __m256i factor_bytes(void) {
 }
 
 #define Q4_FEW 12
+#define Q4_V(R) ((R) == 1 ? 8 : (R) <= 3 ? 4 : 2)
 #include "kernels/cpu/x86/qdot_ymm_tmpl.c"
 
 /* ---- q4 for many rows: expanded to q8 codes once a group ---- */

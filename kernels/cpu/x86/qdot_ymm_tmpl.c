@@ -5,6 +5,7 @@
  *   run_start(sums)        what t starts at: minus eight times the sum of the run's inputs
  *   factor_bytes()         the shuffle that spreads eight bytes for run_total
  *   Q4_FEW                 rows up to which q4 is multiplied as it is stored
+ *   Q4_V(R)                registers of weights of its tiles of R rows
  *   group_q4_many(g, rows) more rows than that
  *
  * q4 as it is stored: a run of 16 inputs is summed with its bare codes and multiplied by its
@@ -72,10 +73,10 @@ FN void tile_q4(const group_args *g, int32_t starts[ROWS][RUNS], int k, const in
         ask_ahead(g, 2 * run + 1, k, V, !single);
         ask_ahead(g, 2 * run + 2, k, V, !single);
         ask_ahead(g, 2 * run + 3, k, V, !single);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; v++)
 #pragma GCC unroll 2
-            for (int odd = 0; odd < 2; odd++) {
+        for (int odd = 0; odd < 2; odd++)
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
                 __m256i t[ROWS];
 #pragma GCC unroll 6
                 for (int r = 0; r < R; r++)
@@ -92,7 +93,7 @@ FN void tile_q4(const group_args *g, int32_t starts[ROWS][RUNS], int k, const in
 }
 
 FN void rows_q4_as(const group_args *g, const int R, const int single) {
-    const int V = R == 1 ? 8 : R == 2 ? 4 : R == 3 ? 2 : 1;
+    const int V = Q4_V(R);
     int32_t starts[ROWS][RUNS];
     run_starts(starts, g, R);
     for (int k = 0; k < VECS; k += V)
