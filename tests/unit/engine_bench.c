@@ -123,6 +123,10 @@ void random_spec(spec *sp, uint64_t *g) {
     sp->n = 1 + (size_t)(next_random(g) % (next_random(g) % 4 ? 40 : 1200));
     for (size_t i = 0; i < sp->n; i++)
         sp->tokens[i] = (int32_t)(next_random(g) % (FAKE_BREAK - 1)) + 1;
+    size_t period = 1 + (size_t)(next_random(g) % 40);
+    for (size_t i = period; i < sp->n && period > 8; i++)
+        if (next_random(g) % 9) /* repeats itself, but not faithfully */
+            sp->tokens[i] = sp->tokens[i - period];
     eng_params_default(&sp->p);
     sp->p.max_tokens = (int64_t)(next_random(g) % 60);
     sp->p.temperature = (float)(next_random(g) % 3) * 0.6f;
@@ -134,6 +138,7 @@ void random_spec(spec *sp, uint64_t *g) {
     sp->p.has_seed = true;
     sp->p.logprobs = (int)(next_random(g) % 4);
     sp->p.echo = next_random(g) % 5 == 0;
+    sp->p.speculate = next_random(g) % 3 ? -1 : (int)(next_random(g) % 20);
     sp->p.ignore_eos = next_random(g) % 2 == 0;
 #ifdef TNL_HAVE_TOKENIZER
     sp->p.n_stop = next_random(g) % 3 == 0;

@@ -16,6 +16,9 @@ typedef struct bench {
 
 /* Pieces read "abc..." from id 3 on, so that a chained answer is a run of letters. */
 void bench_open(bench *b, int parallel, int queue, int64_t step_tokens);
+/* With the engine's speculate and row_cost given. */
+void bench_open_guessing(bench *b, int parallel, int queue, int64_t step_tokens, int speculate,
+                         double row_cost);
 void bench_close(bench *b);
 
 /* ---- engine_bench.c: any model ---- */

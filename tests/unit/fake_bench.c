@@ -18,6 +18,13 @@ static void fill_pieces(tok_model *t) {
 }
 
 void bench_open(bench *b, int parallel, int queue, int64_t step_tokens) {
+    eng_open_params o;
+    eng_open_params_default(&o);
+    bench_open_guessing(b, parallel, queue, step_tokens, o.speculate, o.row_cost);
+}
+
+void bench_open_guessing(bench *b, int parallel, int queue, int64_t step_tokens, int speculate,
+                         double row_cost) {
     tnl_error err;
     memset(b, 0, sizeof *b);
     b->m = fake_model_new();
@@ -30,6 +37,8 @@ void bench_open(bench *b, int parallel, int queue, int64_t step_tokens) {
     b->o.queue = queue;
     b->o.step_tokens = step_tokens;
     b->o.queue_timeout_s = 0;
+    b->o.speculate = speculate;
+    b->o.row_cost = row_cost;
     assert_int_equal(eng_open(&b->e, &b->o, &err), TNL_OK);
 }
 

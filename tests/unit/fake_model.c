@@ -15,6 +15,8 @@ struct mdl_model {
     mdl_spec spec;
     bool chain;
     int contexts;
+    int32_t bomb;
+    int64_t bomb_pos;
     pthread_mutex_t lock;
     pthread_cond_t moved;
     int64_t permits; /* -1: open */
@@ -77,6 +79,11 @@ void fake_model_repeat(mdl_model *m, int contexts) {
     m->contexts = contexts;
 }
 
+void fake_model_bomb(mdl_model *m, int32_t id, int64_t pos) {
+    m->bomb = id;
+    m->bomb_pos = pos;
+}
+
 static void set_permits(mdl_model *m, int64_t n, bool add) {
     pthread_mutex_lock(&m->lock);
     m->permits = add ? m->permits + n : n;
@@ -128,20 +135,28 @@ static uint64_t mix(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-static void absorb(mdl_state *s, int32_t token) {
+static void absorb(const mdl_model *m, mdl_state *s, int32_t token) {
     s->before[s->pos % FAKE_BLOCK] = s->now;
     s->now.hash = mix(s->now.hash ^ (uint64_t)(token + 1));
     s->now.last = token;
-    s->now.nan |= token == FAKE_NAN;
+    s->now.nan |= token == FAKE_NAN || (token == m->bomb && token && s->pos >= m->bomb_pos);
     s->pos++;
+}
+
+/* -4 .. 4 */
+static float noise(uint64_t h, int i) {
+    return (float)(mix(h + (uint64_t)i) >> 40) * 0x1p-21f - 4.0f;
 }
 
 static void write_row(const mdl_model *m, const mdl_state *s, float *row) {
     const moment *now = &s->now;
-    /* a small number of contexts, so that random answers repeat themselves in part */
-    uint64_t context = m->contexts > 0 ? mix((uint64_t)(now->last % m->contexts)) : now->hash;
     for (int i = 0; i < FAKE_VOCAB; i++)
-        row[i] = now->nan ? NAN : (float)(mix(context + (uint64_t)i) >> 40) * 0x1p-21f - 4.0f;
+        row[i] = now->nan ? NAN : noise(now->hash, i);
+    if (m->contexts > 0) { /* favourites by the last token, a little by all tokens */
+        uint64_t context = mix((uint64_t)(now->last % m->contexts));
+        for (int i = 0; i < FAKE_VOCAB; i++)
+            row[i] = 0x1p-14f * row[i] + 6.0f * noise(context, i);
+    }
     row[FAKE_NAN] -= 200.0f; /* such a token is only ever given, never chosen */
     row[FAKE_BREAK] -= 200.0f;
     if (m->chain && !now->nan) {
@@ -153,7 +168,7 @@ static void write_row(const mdl_model *m, const mdl_state *s, float *row) {
 void fake_model_row(mdl_model *m, float *row, const int32_t *tokens, int64_t n) {
     mdl_state s = {0};
     for (int64_t i = 0; i < n; i++)
-        absorb(&s, tokens[i]);
+        absorb(m, &s, tokens[i]);
     write_row(m, &s, row);
 }
 
@@ -232,7 +247,7 @@ static int64_t run_segment(const mdl_ctx *ctx, mdl_seg *seg, int64_t row) {
     seg->n_finite = seg->n_tokens;
     for (int64_t t = 0; t < seg->n_tokens; t++) {
         REQUIRE(seg->tokens[t] >= 0 && seg->tokens[t] < FAKE_VOCAB);
-        absorb(s, seg->tokens[t]);
+        absorb(m, s, seg->tokens[t]);
         if (s->now.nan && t < seg->n_finite)
             seg->n_finite = t;
         bool last = t == seg->n_tokens - 1;

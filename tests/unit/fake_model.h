@@ -24,8 +24,11 @@ void fake_model_free(mdl_model *m);
  * FAKE_EOS), instead of looking random. */
 void fake_model_chain(mdl_model *m, bool on);
 
-/* Logits depend on the last token alone, modulo `contexts`, so that answers repeat; 0: off. */
+/* Logits depend mostly on the last token, modulo `contexts`, so that answers repeat; 0: off. */
 void fake_model_repeat(mdl_model *m, int contexts);
+
+/* Token `id` makes a sequence non-finite from position `pos` on; 0: none. */
+void fake_model_bomb(mdl_model *m, int32_t id, int64_t pos);
 
 /* Gate: after hold, steps wait at their beginning; let allows n of them, open all. */
 void fake_model_hold(mdl_model *m);

@@ -17,6 +17,8 @@ enum { MOST = 1 << 30 };
     { .used = true, .most = MOST }
 #define PREFILL(n)                                                                                 \
     { .used = true, .prompt_left = (n), .most = MOST }
+#define GUESS(n)                                                                                   \
+    { .used = true, .most = MOST, .guesses = (n), .draft = (n) }
 #define ECHO(n, room)                                                                              \
     { .used = true, .all_rows = true, .prompt_left = (n), .most = (room) }
 #define PAUSED(n)                                                                                  \
@@ -78,6 +80,21 @@ static const row table[] = {
      0},
     {"echo bounded by room", {ECHO(1000, 10), FREE, FREE, FREE}, 256, 36, 0, {10, 0, 0, 0}, 0},
     {"echo without room", {ECHO(1000, 0), PREFILL(3), FREE, FREE}, 256, 36, 0, {0, 3, 0, 0}, 1},
+    {"guesses beside the token", {GUESS(5), DECODE, FREE, GUESS(2)}, 256, 36, 0, {6, 1, 0, 3}, 0},
+    {"guesses leave room to a prompt",
+     {GUESS(15), PREFILL(100), GUESS(15), PREFILL(100)},
+     24,
+     36,
+     0,
+     {16, 1, 6, 1},
+     1},
+    {"guesses bounded by rows",
+     {GUESS(15), ECHO(100, 255), GUESS(15), FREE},
+     256,
+     20,
+     0,
+     {16, 1, 3, 0},
+     1},
     {"echo, rows used up",
      {ECHO(90, 255), ECHO(90, 255), DECODE, DECODE},
      256,
