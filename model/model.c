@@ -183,6 +183,10 @@ kn_backend *mdl_model_backend(const mdl_model *m) {
     return m->be;
 }
 
+void mdl_model_use_backend(mdl_model *m, kn_backend *be) {
+    m->be = be;
+}
+
 const char *mdl_model_fingerprint(const mdl_model *m) {
     return m->fingerprint;
 }

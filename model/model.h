@@ -37,6 +37,10 @@ const mdl_weights *mdl_model_weights(const mdl_model *m);
 const mdl_tensors *mdl_model_tensors(const mdl_model *m); /* NULL for random weights */
 kn_backend *mdl_model_backend(const mdl_model *m);
 
+/* Compute with another backend of the same kind from now on: with other threads, or one that counts
+ * (kernels/profile.h). The caller keeps it, and puts the model's own back before mdl_close. */
+void mdl_model_use_backend(mdl_model *m, kn_backend *be);
+
 /* Does a tokenizer of `pieces` pieces fit? Fewer than the vocabulary is legal (padded embeddings),
  * more is an error. */
 tnl_status mdl_check_tokenizer(const mdl_model *m, int64_t pieces, tnl_error *err);

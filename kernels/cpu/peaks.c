@@ -1,68 +1,54 @@
-/* Measuring the machine: picks the loops this processor can run, times each on all threads, keeps
- * the best. Threads take small items from a pool, as the kernels do. */
+/* Measuring the machine. In a slice the threads begin together and each runs the same loop for the
+ * same time; the rate is what all of them did in the time from the first start to the last end. */
 #include "kernels/cpu/peaks.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #ifdef KN_PEAKS_AVXVNNI
 #include <cpuid.h>
 #endif
-#include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "kernels/base/threads.h"
 
-/* ---- portable loops ---- */
-
-enum { LANES = 16 };
-
-/* The compiler's own vectors; x = x * m + c converges, so no value grows or becomes denormal. */
-static float fp32_ref(int64_t iters) {
-    float x[LANES], m = 0.999F, c = 0.001F;
-    for (int j = 0; j < LANES; j++)
-        x[j] = (float)j;
-    for (int64_t i = 0; i < iters; i++)
-        for (int j = 0; j < LANES; j++)
-            x[j] = x[j] * m + c;
-    float sum = 0;
-    for (int j = 0; j < LANES; j++)
-        sum += x[j];
-    return sum;
-}
-
-static float int8_ref(int64_t iters) {
-    int32_t sum[LANES] = {0};
-    int8_t a[LANES], b[LANES];
-    for (int j = 0; j < LANES; j++) {
-        a[j] = (int8_t)(j - 8);
-        b[j] = (int8_t)(3 * j - 20);
-    }
-    for (int64_t i = 0; i < iters; i++) {
-        __asm__ volatile("" : : "r"(a), "r"(b) : "memory"); /* else the product is hoisted */
-        for (int j = 0; j < LANES; j++)
-            sum[j] += a[j] * b[j];
-    }
-    int32_t all = 0;
-    for (int j = 0; j < LANES; j++)
-        all ^= sum[j];
-    return (float)all;
-}
-
-static uint64_t read_ref(const void *p, size_t n) {
-    const uint64_t *v = p;
-    uint64_t x[8] = {0};
-    for (size_t i = 0; i < n / 8; i += 8)
-        for (size_t j = 0; j < 8; j++)
-            x[j] ^= v[i + j];
-    return x[0] ^ x[1] ^ x[2] ^ x[3] ^ x[4] ^ x[5] ^ x[6] ^ x[7];
-}
-
-const kn_peak_set kn_peaks_ref = {
-    .read = {{"portable", read_ref}},
-    .fp32 = {{"portable", 2.0 * LANES, fp32_ref}},
-    .int8 = {{"portable", 2.0 * LANES, int8_ref}},
+enum {
+    MAX_SETS = 5,
+    READ_PIECE = 256 << 10, /* some microseconds between two looks at the clock */
+    HUGE_PAGE = 2 << 20,
 };
+
+#define ARITH_ITERS 4096
+#define MEET_SECONDS 1e-3   /* that threads wait for each other at the start of a slice */
+#define CHOOSE_SECONDS 8e-3 /* a slice of kn_limits_choose, at most */
+
+/* One thread's share of a slice. Apart by a cache line. */
+typedef struct part {
+    _Alignas(64) double begin, end, done; /* seconds; bytes or operations */
+    size_t at;                            /* where the next read goes on */
+} part;
+
+struct kn_limits {
+    tnl_pool *pool;
+    int max_threads;
+    char *buffer;
+    size_t bytes;
+    part *parts; /* [max_threads] */
+    const kn_peak_set *sets[MAX_SETS];
+    int n_sets;
+};
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- which loops ---- */
 
 #ifdef KN_PEAKS_AVXVNNI
 /* CPUID leaf 7, sub-leaf 1, EAX bit 4; the register state is AVX's, asked for by the caller. */
@@ -98,130 +84,180 @@ static int usable_sets(const kn_peak_set **sets) {
     return n;
 }
 
-/* ---- timing ---- */
+/* Loop `index` of a kind, counted over all sets; both NULL beyond the last one. */
+typedef struct loop {
+    const kn_read_loop *read;
+    const kn_peak_loop *arith;
+} loop;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+static loop find_loop(const kn_limits *l, kn_limit kind, int index) {
+    for (int s = 0; s < l->n_sets; s++) {
+        const kn_peak_set *set = l->sets[s];
+        if (kind == KN_LIMIT_READ) {
+            for (int i = 0; i < KN_PEAK_READS && set->read[i].name; i++)
+                if (index-- == 0)
+                    return (loop){.read = &set->read[i]};
+            continue;
+        }
+        const kn_peak_loop *a = kind == KN_LIMIT_FP32 ? set->fp32 : set->int8;
+        for (int i = 0; i < KN_PEAK_ARITH && a[i].name; i++)
+            if (index-- == 0)
+                return (loop){.arith = &a[i]};
+    }
+    return (loop){0};
 }
 
-enum { ITEMS_PER_THREAD = 16, READ_PIECE = 1 << 20 };
+static bool no_loop(loop p) {
+    return !p.read && !p.arith;
+}
 
-typedef struct round_job {
-    const kn_peak_loop *loop;
-    int64_t iters;
-    const kn_read_loop *read;
-    const char *buffer;
-} round_job;
+/* ---- a slice ---- */
+
+typedef struct slice {
+    kn_limits *l;
+    loop loop;
+    int threads;
+    size_t part_bytes; /* of the buffer, each thread's */
+    double start, seconds;
+    atomic_int here;
+} slice;
 
 /* Where results go so that no loop is dead code. */
 static volatile uint64_t peaks_sink;
 
-static void run_arith(void *ctx, int64_t begin, int64_t end, int worker) {
-    const round_job *j = ctx;
-    (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        peaks_sink = (uint64_t)(j->loop->run(j->iters) > 0);
+/* Begin together, or after a moment: a thread may have no processor now. */
+static void meet(slice *s) {
+    atomic_fetch_add(&s->here, 1);
+    while (atomic_load(&s->here) < s->threads && now() < s->start + MEET_SECONDS)
+        continue;
 }
 
-static void run_read(void *ctx, int64_t begin, int64_t end, int worker) {
-    const round_job *j = ctx;
-    (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        peaks_sink = j->read->run(j->buffer + i * READ_PIECE, READ_PIECE);
-}
-
-/* Best operations per second of one loop within `seconds`. */
-static double time_arith(tnl_pool *pool, const kn_peak_loop *loop, double seconds) {
-    round_job j = {.loop = loop, .iters = 1 << 12};
-    int64_t items = (int64_t)ITEMS_PER_THREAD * tnl_pool_threads(pool);
-    double best = 0, end = now() + seconds;
-    while (now() < end) {
-        double t = now();
-        tnl_pool_run(pool, items, 1, run_arith, &j);
-        t = now() - t;
-        double rate = loop->ops * (double)j.iters * (double)items / t;
-        best = rate > best ? rate : best;
-        if (t < 0.01) /* rounds long against starting one */
-            j.iters *= 2;
+static double run_piece(const slice *s, int64_t i) {
+    part *p = &s->l->parts[i];
+    if (s->loop.arith) {
+        peaks_sink = (uint64_t)(s->loop.arith->run(ARITH_ITERS) > 0);
+        return s->loop.arith->ops * ARITH_ITERS;
     }
-    return best;
+    if (p->at + READ_PIECE > s->part_bytes)
+        p->at = 0;
+    peaks_sink = s->loop.read->run(s->l->buffer + (size_t)i * s->part_bytes + p->at, READ_PIECE);
+    p->at += READ_PIECE;
+    return READ_PIECE;
 }
 
-/* Best bytes per second of one loop; at least two rounds, the first one is warm-up. */
-static double time_read(tnl_pool *pool, const kn_read_loop *loop, const char *buffer, size_t n,
-                        double seconds) {
-    round_job j = {.read = loop, .buffer = buffer};
-    double best = 0, end = now() + seconds;
-    for (int round = 0; round < 2 || now() < end; round++) {
-        double t = now();
-        tnl_pool_run(pool, (int64_t)(n / READ_PIECE), 1, run_read, &j);
-        t = now() - t;
-        best = (double)n / t > best ? (double)n / t : best;
+static void run_parts(void *ctx, int64_t begin, int64_t end, int worker) {
+    slice *s = ctx;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++) {
+        part *p = &s->l->parts[i];
+        meet(s);
+        p->done = 0;
+        p->begin = now();
+        do {
+            p->done += run_piece(s, i);
+            p->end = now();
+        } while (p->end < p->begin + s->seconds);
     }
-    return best;
 }
 
-static void best_arith(double *rate, const char **name, tnl_pool *pool, const kn_peak_loop *loops,
-                       int max, double seconds) {
-    for (int i = 0; i < max && loops[i].name; i++) {
-        double r = time_arith(pool, &loops[i], seconds) / 1e9;
-        if (r > *rate) {
-            *rate = r;
-            *name = loops[i].name;
+static double run_slice(kn_limits *l, loop what, int threads, double seconds) {
+    slice s = {.l = l, .loop = what, .threads = threads, .seconds = seconds};
+    s.part_bytes = l->bytes / (size_t)threads / READ_PIECE * READ_PIECE;
+    s.start = now();
+    tnl_pool_run(l->pool, threads, 1, run_parts, &s);
+    double done = 0, begin = l->parts[0].begin, end = l->parts[0].end;
+    for (int i = 0; i < threads; i++) {
+        const part *p = &l->parts[i];
+        done += p->done;
+        begin = p->begin < begin ? p->begin : begin;
+        end = p->end > end ? p->end : end;
+    }
+    return done / (end - begin) / 1e9;
+}
+
+double kn_limits_slice(kn_limits *l, const kn_peaks *p, kn_limit kind, double seconds) {
+    return run_slice(l, find_loop(l, kind, p->index[kind]), p->threads, seconds);
+}
+
+/* ---- choosing ---- */
+
+static const char *loop_name(loop p) {
+    return p.read ? p.read->name : p.arith->name;
+}
+
+static void try_all(kn_limits *l, kn_peaks *out, double seconds) {
+    for (kn_limit kind = 0; kind < KN_LIMIT_COUNT; kind++)
+        for (int i = 0; !no_loop(find_loop(l, kind, i)); i++) {
+            double rate = run_slice(l, find_loop(l, kind, i), out->threads, seconds);
+            if (rate > out->rate[kind] || !out->loop[kind]) {
+                out->rate[kind] = rate;
+                out->loop[kind] = loop_name(find_loop(l, kind, i));
+                out->index[kind] = i;
+            }
         }
-    }
 }
+
+void kn_limits_choose(kn_limits *l, kn_peaks *out, int threads, double seconds) {
+    memset(out, 0, sizeof *out);
+    out->threads = threads < 1 ? 1 : threads > l->max_threads ? l->max_threads : threads;
+    int loops = 0;
+    for (kn_limit kind = 0; kind < KN_LIMIT_COUNT; kind++)
+        for (int i = 0; !no_loop(find_loop(l, kind, i)); i++)
+            loops++;
+    double each = seconds / loops, end = now() + seconds;
+    do
+        try_all(l, out, each < CHOOSE_SECONDS ? each : CHOOSE_SECONDS);
+    while (now() + loops * CHOOSE_SECONDS < end);
+}
+
+/* ---- open and close ---- */
 
 /* Four times the last-level cache, 256 MiB at least, an eighth of the memory at most. */
-static size_t buffer_bytes(void) {
+static size_t buffer_bytes(int threads) {
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    size_t n = (size_t)256 << 20;
+    size_t n = (size_t)256 << 20, least = (size_t)threads * READ_PIECE;
     if (cache > 0 && (size_t)cache * 4 > n)
         n = (size_t)cache * 4;
     size_t limit = pages > 0 && page > 0 ? (size_t)pages / 8 * (size_t)page : n;
     n = n > limit ? limit : n;
-    return n < READ_PIECE ? READ_PIECE : n / READ_PIECE * READ_PIECE;
+    n = n < least ? least : n;
+    return (n + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 }
 
-static void measure_sets(kn_peaks *out, tnl_pool *pool, const char *buffer, size_t n,
-                         double seconds) {
-    const kn_peak_set *sets[5];
-    int n_sets = usable_sets(sets);
-    int loops = 0;
-    for (int s = 0; s < n_sets; s++) {
-        for (int i = 0; i < 4; i++)
-            loops += (sets[s]->read[i].name != NULL) + (sets[s]->fp32[i].name != NULL) +
-                     (i < 3 && sets[s]->int8[i].name != NULL);
+tnl_status kn_limits_open(kn_limits **out, int max_threads, tnl_error *err) {
+    *out = NULL;
+    kn_limits *l = calloc(1, sizeof *l);
+    if (!l)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    l->max_threads = max_threads < 1 ? 1 : max_threads;
+    l->n_sets = usable_sets(l->sets);
+    l->bytes = buffer_bytes(l->max_threads);
+    l->buffer = aligned_alloc(HUGE_PAGE, l->bytes);
+    l->parts = aligned_alloc(64, (size_t)l->max_threads * sizeof *l->parts);
+    tnl_status s = TNL_OK;
+    if (!l->buffer || !l->parts)
+        s = tnl_fail(err, TNL_E_NOMEM, "no memory for a read buffer of %zu bytes", l->bytes);
+    else
+        s = tnl_pool_open(&l->pool, l->max_threads, err);
+    if (s != TNL_OK) {
+        kn_limits_close(l);
+        return s;
     }
-    double each = seconds / loops;
-    for (int s = 0; s < n_sets; s++) {
-        best_arith(&out->fp32_gflop_s, &out->fp32_loop, pool, sets[s]->fp32, 4, each);
-        best_arith(&out->int8_gop_s, &out->int8_loop, pool, sets[s]->int8, 3, each);
-        for (int i = 0; i < 4 && sets[s]->read[i].name; i++) {
-            double r = time_read(pool, &sets[s]->read[i], buffer, n, each) / 1e9;
-            if (r > out->read_gb_s) {
-                out->read_gb_s = r;
-                out->read_loop = sets[s]->read[i].name;
-            }
-        }
-    }
+    memset(l->parts, 0, (size_t)l->max_threads * sizeof *l->parts);
+#ifdef MADV_HUGEPAGE
+    (void)madvise(l->buffer, l->bytes, MADV_HUGEPAGE); /* a wish: fewer address look-ups */
+#endif
+    memset(l->buffer, 1, l->bytes); /* pages of its own: untouched ones share one page of zeros */
+    *out = l;
+    return TNL_OK;
 }
 
-tnl_status kn_peaks_measure(kn_peaks *out, int threads, double seconds, tnl_error *err) {
-    memset(out, 0, sizeof *out);
-    size_t n = buffer_bytes();
-    char *buffer = aligned_alloc(4096, n);
-    if (!buffer)
-        return tnl_fail(err, TNL_E_NOMEM, "no memory for a read buffer of %zu bytes", n);
-    memset(buffer, 1, n); /* pages of its own: untouched ones share one page of zeros */
-    tnl_pool *pool = NULL;
-    tnl_status s = tnl_pool_open(&pool, threads > 0 ? threads : tnl_cpu_count(), err);
-    if (s == TNL_OK)
-        measure_sets(out, pool, buffer, n, seconds);
-    tnl_pool_close(pool);
-    free(buffer);
-    return s;
+void kn_limits_close(kn_limits *l) {
+    if (!l)
+        return;
+    tnl_pool_close(l->pool);
+    free(l->buffer);
+    free(l->parts);
+    free(l);
 }

@@ -1,10 +1,13 @@
 /* What this machine can do at most, measured: the denominators of `tnl bench`.
  *
- * Reading: streams a buffer several times larger than the last-level cache with all threads.
- * Arithmetic: multiply-adds (two operations each) on independent accumulators that never leave the
- * registers; the operands are the same registers again and again, so nothing but the arithmetic
- * units limits the loop. Each figure is the best of several loops and of several rounds: a
- * neighbour can only make a round slower. */
+ * Reading: each thread streams its own part of a buffer several times larger than the last-level
+ * cache, in huge pages where the system gives them. Arithmetic: multiply-adds (two operations each)
+ * on independent accumulators that never leave the registers, so nothing but the arithmetic units
+ * limits the loop.
+ *
+ * A machine that others share changes its speed within seconds. So a limit is not one figure: it is
+ * measured in slices of some milliseconds, taken between slices of the work that it is held
+ * against. One thread at a time may use a kn_limits. */
 #ifndef TNL_KERNELS_CPU_PEAKS_H
 #define TNL_KERNELS_CPU_PEAKS_H
 
@@ -20,33 +23,53 @@ typedef struct kn_peak_loop {
     float (*run)(int64_t iters);
 } kn_peak_loop;
 
-/* Reads n bytes (a multiple of 4096, 64-byte aligned). */
+/* Reads n bytes (a multiple of 4096, 64-byte aligned). Prefetches may go beyond the end. */
 typedef struct kn_read_loop {
-    const char *name; /* "ymm, prefetch 2048" */
+    const char *name; /* "ymm, 2 KiB ahead" */
     uint64_t (*run)(const void *p, size_t n);
 } kn_read_loop;
 
-/* The loops of one instruction set; an empty name ends each list. */
+enum { KN_PEAK_READS = 8, KN_PEAK_ARITH = 4 };
+
+/* The loops of one instruction set; an empty name ends a list that is not full. */
 typedef struct kn_peak_set {
-    kn_read_loop read[4];
-    kn_peak_loop fp32[4];
-    kn_peak_loop int8[3];
+    kn_read_loop read[KN_PEAK_READS];
+    kn_peak_loop fp32[KN_PEAK_ARITH];
+    kn_peak_loop int8[KN_PEAK_ARITH];
 } kn_peak_set;
 
-extern const kn_peak_set kn_peaks_ref;     /* peaks.c: portable C */
+extern const kn_peak_set kn_peaks_ref;     /* peaks_ref.c: portable C */
 extern const kn_peak_set kn_peaks_avx2;    /* x86/peaks_avx2.c */
 extern const kn_peak_set kn_peaks_avxvnni; /* x86/peaks_avxvnni.c */
 extern const kn_peak_set kn_peaks_avx512;  /* x86/peaks_avx512.c */
 extern const kn_peak_set kn_peaks_vnni512; /* x86/peaks_vnni512.c */
 
+typedef enum kn_limit {
+    KN_LIMIT_READ, /* 1e9 bytes a second */
+    KN_LIMIT_FP32, /* 1e9 operations a second */
+    KN_LIMIT_INT8,
+    KN_LIMIT_COUNT
+} kn_limit;
+
+/* The limits of so many threads: the best slice of the best loop of each kind. */
 typedef struct kn_peaks {
-    double read_gb_s;    /* 1e9 bytes */
-    double fp32_gflop_s; /* 1e9 operations */
-    double int8_gop_s;
-    const char *read_loop, *fp32_loop, *int8_loop; /* which loop won */
+    int threads;
+    double rate[KN_LIMIT_COUNT];
+    const char *loop[KN_LIMIT_COUNT]; /* its name */
+    int index[KN_LIMIT_COUNT];        /* private */
 } kn_peaks;
 
-/* Takes about `seconds` in all, and memory for the read buffer (given back before it returns). */
-tnl_status kn_peaks_measure(kn_peaks *out, int threads, double seconds, tnl_error *err);
+typedef struct kn_limits kn_limits;
+
+/* Allocates the read buffer and starts max_threads - 1 threads. On failure *out is NULL. */
+tnl_status kn_limits_open(kn_limits **out, int max_threads, tnl_error *err);
+void kn_limits_close(kn_limits *l); /* NULL allowed */
+
+/* Try every loop that this processor has, in turns, for about `seconds`; keep the best.
+ * threads <= max_threads. */
+void kn_limits_choose(kn_limits *l, kn_peaks *out, int threads, double seconds);
+
+/* One slice of a chosen loop: its rate. */
+double kn_limits_slice(kn_limits *l, const kn_peaks *p, kn_limit kind, double seconds);
 
 #endif

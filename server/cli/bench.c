@@ -1,10 +1,10 @@
 /* tnl bench: tokens per second, and which share that is of what the machine can do. Decode reads
  * every weight for each step, so memory bandwidth is its limit; prefill uses a weight for many
- * tokens, so multiply-adds are. The limits are measured in the same run. */
+ * tokens, so multiply-adds are: of fp32, or of int8 where the weights are packed. The limits are
+ * measured beside every row (bench.h). */
 #include "server/cli/bench.h"
 
-#include <inttypes.h>
-#include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,16 +14,16 @@
 typedef struct settings {
     cli_model_opts model;
     const char *random;
-    cli_list prefill, context, batch;
+    cli_list prefill, context, batch, threads;
     int64_t decode, repeats, step_tokens;
-    double machine_seconds;
+    double machine_seconds, slice;
     uint64_t seed;
-    bool json;
+    bool json, profile, neighbour;
 } settings;
 
 #define AT(field) .offset = offsetof(settings, field)
 
-static const cli_opt rows[] = {
+static const cli_opt options[] = {
     {.flag = "random",
      .type = CLI_STRING,
      AT(random),
@@ -42,9 +42,9 @@ static const cli_opt rows[] = {
      AT(decode),
      .min = 0,
      .max = 1e6,
-     .dflt = "32",
+     .dflt = "1",
      .arg = "N",
-     .help = "decode steps of one timed run; 0: none"},
+     .help = "decode steps of one turn, at least; 0: no decode"},
     {.flag = "context",
      .type = CLI_INT_LIST,
      AT(context),
@@ -65,10 +65,18 @@ static const cli_opt rows[] = {
      .type = CLI_INT,
      AT(repeats),
      .min = 1,
-     .max = 99,
-     .dflt = "3",
+     .max = 1000,
+     .dflt = "7",
      .arg = "N",
-     .help = "timed runs of each row after a warm-up; the median counts"},
+     .help = "turns of each row after a warm-up; a long prompt takes more"},
+    {.flag = "slice",
+     .type = CLI_REAL,
+     AT(slice),
+     .min = 0.001,
+     .max = 10,
+     .dflt = "0.04",
+     .arg = "S",
+     .help = "seconds of work between two looks at the limit"},
     {.flag = "step-tokens",
      .type = CLI_INT,
      AT(step_tokens),
@@ -77,14 +85,22 @@ static const cli_opt rows[] = {
      .dflt = "256",
      .arg = "N",
      .help = "prompt tokens in one step"},
+    {.flag = "neighbour",
+     .type = CLI_BOOL,
+     AT(neighbour),
+     .help = "also beside a busy process on one processor: the speed kept"},
+    {.flag = "profile",
+     .type = CLI_BOOL,
+     AT(profile),
+     .help = "then time, bytes and operations of each kind of operation"},
     {.flag = "machine-seconds",
      .type = CLI_REAL,
      AT(machine_seconds),
      .min = 0.01,
      .max = 600,
-     .dflt = "5",
+     .dflt = "3",
      .arg = "S",
-     .help = "time spent on measuring the machine's limits"},
+     .help = "time to find the fastest loops, for each number of threads"},
     {.flag = "seed",
      .type = CLI_U64,
      AT(seed),
@@ -92,7 +108,30 @@ static const cli_opt rows[] = {
      .arg = "N",
      .help = "of random weights, states and tokens"},
     {.flag = "json", .type = CLI_BOOL, AT(json), .help = "one JSON object a line"},
-    CLI_MODEL_ROWS(settings, model),
+    {.flag = "threads",
+     .letter = 't',
+     .type = CLI_INT_LIST,
+     AT(threads),
+     .min = 0,
+     .max = 1024,
+     .dflt = "0",
+     .arg = "N,...",
+     .env = "TNL_THREADS",
+     .help = "threads that compute; 0: one per processor; 1,2: both, and the ratio"},
+    {.flag = "weights",
+     .type = CLI_CHOICE,
+     AT(model.weights),
+     .choices = cli_weight_names,
+     .dflt = "auto",
+     .env = "TNL_WEIGHTS",
+     .help = "how matrices are kept in memory; auto: as stored, random: bf16"},
+    {.flag = "load",
+     .type = CLI_CHOICE,
+     AT(model.load),
+     .choices = cli_load_names,
+     .dflt = "map",
+     .env = "TNL_LOAD",
+     .help = "map the files, or read them into memory"},
 };
 
 static const cli_spec spec = {
@@ -100,149 +139,169 @@ static const cli_spec spec = {
     .args = "MODEL_DIR",
     .about = "Speed of prefill and decode, each with its share of the machine's measured limit.\n"
              "A context is a position and a random state: the cost does not depend on the text.",
-    .rows = rows,
-    .n_rows = sizeof rows / sizeof rows[0],
+    .rows = options,
+    .n_rows = sizeof options / sizeof options[0],
     .min_args = 0,
     .max_args = 1,
-    .notes = "share: prefill, two operations for each weight of the layers' matrices and token\n"
-             "(the head once), against the fp32 multiply-add peak; decode, the bytes of weights\n"
-             "and states that a step must read, against the read bandwidth. Peak memory grows\n"
-             "from row to row: it is the process's. A model that fits in the cache can read\n"
-             "faster than memory: shares above 100% are that. --random takes --weights\n"
-             "f32 or bf16 (auto: bf16).\n",
-    .examples = "  tnl bench configs/tales --batch 1,4,16\n"
-                "  tnl bench --random configs/shapes/tnl-385m.json --weights bf16 --json\n",
+    .notes =
+        "A shared machine changes its speed within seconds. So rows are measured in turns, and\n"
+        "within a turn slices of work alternate with slices of the limit, on as many threads. A\n"
+        "row shows the median turn and its share, then the best turn over the best turn of the\n"
+        "limit. Ratios of rows follow from turns taken side by side.\n"
+        "\n"
+        "Limits. Decode: read bandwidth, the best of several loops with and without prefetch.\n"
+        "Needed: the bytes of every weight once a step and, of each sequence, one embedding row,\n"
+        "the state matrices and the pending rows in use; what is written is not counted.\n"
+        "Prefill: multiply-adds, of int8 for q8 and q4 weights, else of fp32. Needed: two\n"
+        "operations for each weight of the layers' matrices and token, and the head once a\n"
+        "prompt; attention is not counted.\n"
+        "\n"
+        "Peak memory grows from row to row: it is the process's. A model that fits in the cache\n"
+        "can read faster than memory: shares above 100% are that.\n",
+    .examples =
+        "  tnl bench configs/tales --batch 1,4,16\n"
+        "  tnl bench --random configs/shapes/tnl-385m.json --weights bf16 --json\n"
+        "  tnl bench --random configs/shapes/tnl-385m.json --prefill 512 --threads 1,2 --profile\n",
 };
 
-/* ---- output ---- */
+/* ---- rows ---- */
 
-static void print_machine(const settings *o, const kn_peaks *p, int threads) {
-    if (o->json) {
-        printf("{\"test\":\"machine\",\"read_gb_s\":%.2f,\"fp32_gflop_s\":%.1f,"
-               "\"int8_gop_s\":%.1f}\n",
-               p->read_gb_s, p->fp32_gflop_s, p->int8_gop_s);
-        return;
-    }
-    printf("machine, %d thread%s: reads %.1f GB/s (%s), fp32 %.0f GFLOP/s (%s), int8 %.0f GOP/s "
-           "(%s)\n",
-           threads, threads == 1 ? "" : "s", p->read_gb_s, p->read_loop, p->fp32_gflop_s,
-           p->fp32_loop, p->int8_gop_s, p->int8_loop);
+typedef struct run {
+    const settings *o;
+    bench_settings b;
+    bench_output out;
+    bench_neighbour neighbour;
+    const char *name;
+    mdl_model *model;
+} run;
+
+static tnl_status measure_group(run *r, const char *label, bench_row *rows, int n, tnl_error *err) {
+    tnl_status s = bench_group_run(&r->b, label, rows, n, err);
+    for (int i = 0; i < n && s == TNL_OK; i++)
+        bench_print_row(&r->out, &r->b, &rows[i]);
+    if (s == TNL_OK)
+        bench_print_ratios(&r->out, &r->b, rows, n);
+    for (int i = 0; i < n && s == TNL_OK && r->o->profile; i++)
+        s = bench_profile_row(&r->out, &r->b, &rows[i], err);
+    bench_group_close(rows, n);
+    return s;
 }
 
-static void print_head(const settings *o, const mdl_model *m, const char *name) {
-    if (o->json)
-        return;
-    printf("model: %s, %.1f million parameters%s, %s kernels, state %.2f MB a sequence\n"
-           "a context is a position and a random state\n\n",
-           name, (double)mdl_model_weights(m)->params / 1e6, o->random ? ", random weights" : "",
-           mdl_model_backend((mdl_model *)m)->isa, (double)mdl_state_bytes(m) / 1e6);
-    printf("%-8s %-7s %7s %8s %9s %6s %11s %10s %10s  %-12s %6s %9s\n", "test", "weights",
-           "threads", "tokens", "context", "batch", "tokens/s", "ms/token", "ms/step", "limit",
-           "share", "peak MB");
+static tnl_status prefill_rows(run *r, tnl_error *err) {
+    const cli_list *p = &r->o->prefill;
+    kn_dtype t = mdl_model_weights(r->model)->dtype;
+    int n = 0;
+    bench_row *rows = calloc((size_t)(p->n * r->b.n_threads), sizeof *rows);
+    if (!rows)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    for (int i = 0; i < p->n; i++)
+        for (int k = 0; k < r->b.n_threads && p->v[i] > 0; k++)
+            rows[n++] = (bench_row){.prefill = true,
+                                    .tokens = p->v[i],
+                                    .threads = k,
+                                    .limit = t >= KN_PLAIN_COUNT ? KN_LIMIT_INT8 : KN_LIMIT_FP32};
+    tnl_status s = n > 0 ? measure_group(r, "prefill", rows, n, err) : TNL_OK;
+    free(rows);
+    return s;
 }
 
-static void print_json(const bench_row *r, const char *weights, int threads) {
-    printf("{\"test\":\"%s\",\"weights\":\"%s\",\"threads\":%d,", r->prefill ? "prefill" : "decode",
-           weights, threads);
-    if (r->prefill)
-        printf("\"tokens\":%" PRId64 ",", r->tokens);
-    else
-        printf("\"context\":%" PRId64 ",\"batch\":%" PRId64 ",", r->context, r->batch);
-    printf("\"tokens_per_s\":%.3f,\"ms_per_token\":%.4f,\"limit\":\"%s\",\"share_of_limit\":%.4f,"
-           "\"rss_bytes\":%" PRIu64 "}\n",
-           r->tokens_per_s, r->ms_per_token, r->prefill ? "multiply-add" : "bandwidth", r->share,
-           r->rss_bytes);
-}
-
-static void print_table(const bench_row *r, const char *weights, int threads) {
-    printf("%-8s %-7s %7d ", r->prefill ? "prefill" : "decode", weights, threads);
-    if (r->prefill)
-        printf("%8" PRId64 " %9s %6s ", r->tokens, "", "");
-    else
-        printf("%8s %9" PRId64 " %6" PRId64 " ", "", r->context, r->batch);
-    printf("%11.2f %10.3f ", r->tokens_per_s, r->ms_per_token);
-    if (r->prefill)
-        printf("%10s  %-12s ", "", "multiply-add");
-    else
-        printf("%10.3f  %-12s ", 1e3 * r->seconds, "bandwidth");
-    printf("%5.1f%% %9.1f\n", 100 * r->share, (double)r->rss_bytes / 1e6);
-}
-
-static void print_row(const settings *o, const mdl_model *m, const bench_row *r) {
-    const char *weights = kn_dtypes[mdl_model_weights(m)->dtype].name;
-    int threads = mdl_model_backend((mdl_model *)m)->threads;
-    if (o->json)
-        print_json(r, weights, threads);
-    else
-        print_table(r, weights, threads);
-    fflush(stdout);
-}
-
-/* What is going on, on a terminal: a line that the next one overwrites, wiped by "". */
-static void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
-static void note(const char *fmt, ...) {
-    if (isatty(STDERR_FILENO) != 1)
-        return;
-    va_list ap;
-    va_start(ap, fmt);
-    fputs("\r\033[K", stderr);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-}
-
-static void wipe(void) {
-    note("%s", "");
+static tnl_status decode_rows(run *r, tnl_error *err) {
+    const cli_list *c = &r->o->context, *g = &r->o->batch;
+    int n = 0;
+    if (r->o->decode == 0)
+        return TNL_OK;
+    bench_row *rows = calloc((size_t)(c->n * g->n * r->b.n_threads), sizeof *rows);
+    if (!rows)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    for (int i = 0; i < c->n; i++)
+        for (int j = 0; j < g->n; j++)
+            for (int k = 0; k < r->b.n_threads; k++)
+                rows[n++] = (bench_row){
+                    .context = c->v[i], .batch = g->v[j], .threads = k, .limit = KN_LIMIT_READ};
+    tnl_status s = n > 0 ? measure_group(r, "decode", rows, n, err) : TNL_OK;
+    free(rows);
+    return s;
 }
 
 /* ---- the run ---- */
 
-static tnl_status open_model(mdl_model **out, const settings *o, const cli_args *a,
-                             tnl_error *err) {
-    if (!o->random)
-        return cli_open_model(out, &o->model, a->v[0], err);
-    note("making random weights");
-    kn_dtype t = o->model.weights == MDL_W_F32 ? KN_F32 : KN_BF16;
-    return mdl_open_random(out, o->random, t, (int)o->model.threads, NULL, o->seed, err);
-}
-
-static tnl_status run_rows(const settings *o, const bench_settings *b, tnl_error *err) {
-    bench_row r;
-    for (int i = 0; i < o->prefill.n; i++) {
-        if (o->prefill.v[i] == 0)
-            continue;
-        note("prefill %" PRId64, o->prefill.v[i]);
-        TNL_TRY(bench_prefill(&r, b, o->prefill.v[i], err));
-        wipe();
-        print_row(o, b->model, &r);
+static tnl_status read_threads(bench_settings *b, const settings *o, int *most, tnl_error *err) {
+    *most = 1;
+    for (int i = 0; i < o->threads.n; i++) {
+        int threads = o->threads.v[i] ? (int)o->threads.v[i] : tnl_cpu_count();
+        if (b->n_threads == BENCH_MAX_THREADS)
+            return tnl_fail(err, TNL_E_USAGE, "--threads: at most %d values", BENCH_MAX_THREADS);
+        b->peaks[b->n_threads++].threads = threads;
+        *most = threads > *most ? threads : *most;
     }
-    for (int i = 0; i < o->context.n && o->decode; i++)
-        for (int j = 0; j < o->batch.n; j++) {
-            note("decode at %" PRId64 ", batch %" PRId64, o->context.v[i], o->batch.v[j]);
-            TNL_TRY(bench_decode(&r, b, o->context.v[i], o->batch.v[j], o->decode, err));
-            wipe();
-            print_row(o, b->model, &r);
-        }
+    if (b->n_threads == 0)
+        return tnl_fail(err, TNL_E_USAGE, "--threads: no value");
     return TNL_OK;
 }
 
-static tnl_status bench(mdl_model **model, const settings *o, const cli_args *a, tnl_error *err) {
-    int threads = o->model.threads ? (int)o->model.threads : tnl_cpu_count();
-    kn_peaks peaks;
-    if ((a->n == 1) == (o->random != NULL))
+/* A random model's weights: the type of that name; auto and unknown ones are bf16. */
+static kn_dtype random_dtype(int weights) {
+    for (kn_dtype t = 0; t < KN_DTYPE_COUNT; t++)
+        if (strcmp(kn_dtypes[t].name, cli_weight_names[weights]) == 0)
+            return t;
+    return KN_BF16;
+}
+
+static tnl_status open_model(run *r, const cli_args *a, tnl_error *err) {
+    const settings *o = r->o;
+    cli_model_opts opts = o->model;
+    opts.threads = r->b.peaks[0].threads;
+    if (!o->random)
+        return cli_open_model(&r->model, &opts, a->v[0], err);
+    if (isatty(STDERR_FILENO) == 1)
+        fputs("making random weights\r", stderr);
+    return mdl_open_random(&r->model, o->random, random_dtype(o->model.weights), (int)opts.threads,
+                           NULL, o->seed, err);
+}
+
+/* A backend for each further number of threads; all compute with the same weights. */
+static tnl_status open_backends(run *r, tnl_error *err) {
+    r->b.model = r->model;
+    r->b.backends[0] = mdl_model_backend(r->model);
+    for (int i = 1; i < r->b.n_threads; i++)
+        TNL_TRY(kn_cpu_open(&r->b.backends[i], r->b.peaks[i].threads, NULL, err));
+    return TNL_OK;
+}
+
+static tnl_status measure_machine(run *r, tnl_error *err) {
+    for (int i = 0; i < r->b.n_threads; i++) {
+        TNL_TRY(bench_limits_choose(r->b.limits, &r->b.peaks[i], r->b.peaks[i].threads,
+                                    r->o->machine_seconds, err));
+        bench_print_machine(&r->out, &r->b.peaks[i]);
+    }
+    return TNL_OK;
+}
+
+static tnl_status bench(run *r, const cli_args *a, tnl_error *err) {
+    int most;
+    if ((a->n == 1) == (r->o->random != NULL))
         return tnl_fail(err, TNL_E_USAGE, "give either MODEL_DIR or --random SHAPE.json");
-    note("measuring the machine");
-    TNL_TRY(bench_machine(&peaks, threads, o->machine_seconds, err));
-    TNL_TRY(open_model(model, o, a, err));
-    wipe();
-    print_machine(o, &peaks, threads);
-    print_head(o, *model, o->random ? o->random : a->v[0]);
-    bench_settings b = {.model = *model,
-                        .peaks = &peaks,
-                        .repeats = (int)o->repeats,
-                        .step_tokens = o->step_tokens,
-                        .seed = o->seed};
-    return run_rows(o, &b, err);
+    TNL_TRY(read_threads(&r->b, r->o, &most, err));
+    TNL_TRY(bench_limits_open(&r->b.limits, most, err));
+    if (r->o->neighbour)
+        TNL_TRY(bench_neighbour_open(&r->neighbour, err));
+    TNL_TRY(open_model(r, a, err));
+    TNL_TRY(open_backends(r, err));
+    r->out.weights = kn_dtypes[mdl_model_weights(r->model)->dtype].name;
+    TNL_TRY(measure_machine(r, err));
+    bench_print_head(&r->out, &r->b, r->o->random ? r->o->random : a->v[0]);
+    TNL_TRY(prefill_rows(r, err));
+    return decode_rows(r, err);
+}
+
+static void close_run(run *r) {
+    if (r->b.backends[0])
+        mdl_model_use_backend(r->model, r->b.backends[0]);
+    for (int i = 1; i < r->b.n_threads; i++)
+        kn_backend_close(r->b.backends[i]);
+    mdl_close(r->model);
+    bench_neighbour_close(&r->neighbour);
+    bench_limits_close(r->b.limits);
 }
 
 int cli_bench(int argc, char **argv) {
@@ -251,11 +310,18 @@ int cli_bench(int argc, char **argv) {
     int code;
     if (cli_begin(&a, &spec, &o, argc, argv, &code)) {
         tnl_error err = {0};
-        mdl_model *m = NULL;
-        tnl_status s = bench(&m, &o, &a, &err);
+        run r = {.o = &o,
+                 .b = {.repeats = o.repeats,
+                       .decode_steps = o.decode,
+                       .step_tokens = o.step_tokens,
+                       .slice = o.slice,
+                       .seed = o.seed},
+                 .out = {.json = o.json, .neighbour = o.neighbour}};
+        r.b.neighbour = &r.neighbour;
+        tnl_status s = bench(&r, &a, &err);
+        close_run(&r);
         if (s != TNL_OK)
             code = cli_report(&spec, s, &err);
-        mdl_close(m);
     }
     cli_args_clear(&a);
     return code;

@@ -216,55 +216,7 @@ def test_eval_refuses(tnl, model, tmp_path):
     assert tnl("eval", model, tmp_path, code=None).code in (66, 74)
 
 
-# ---- bench ----
-
-MACHINE = {"test", "read_gb_s", "fp32_gflop_s", "int8_gop_s"}
-PREFILL = {"test", "weights", "threads", "tokens", "tokens_per_s", "ms_per_token", "limit",
-           "share_of_limit", "rss_bytes"}
-DECODE = PREFILL - {"tokens"} | {"context", "batch"}
-QUICK = ("--machine-seconds", 0.2, "--repeats", 1)
-
-
-def check_bench(lines, weights, prefill, decode):
-    assert set(lines[0]) == MACHINE and lines[0]["test"] == "machine"
-    assert all(lines[0][k] > 0 for k in MACHINE - {"test"})
-    for row in lines[1:]:
-        assert set(row) == (PREFILL if row["test"] == "prefill" else DECODE)
-        assert row["weights"] == weights and row["threads"] >= 1 and row["rss_bytes"] > 1 << 20
-        assert row["tokens_per_s"] > 0 and row["share_of_limit"] > 0
-        assert row["limit"] == ("multiply-add" if row["test"] == "prefill" else "bandwidth")
-    assert [r["tokens"] for r in lines if r["test"] == "prefill"] == prefill
-    assert [(r["context"], r["batch"]) for r in lines if r["test"] == "decode"] == decode
-
-
-def test_bench_model(tnl, bare):
-    r = tnl("bench", bare, "--json", "--prefill", "1,70,600", "--decode", 4, "--context",
-            "0,1000000000000", "--batch", "1,3", *QUICK)
-    check_bench(r.lines, "bf16", [1, 70, 600],
-                [(0, 1), (0, 3), (10**12, 1), (10**12, 3)])
-    assert r.err == ""
-
-
-@pytest.mark.parametrize("weights", ["f32", "bf16"])
-def test_bench_random(tnl, bare, weights):
-    r = tnl("bench", "--random", bare / "config.json", "--weights", weights, "--json", "--prefill",
-            "8", "--decode", 2, "--context", 5, "--batch", 2, "--threads", 1, *QUICK)
-    check_bench(r.lines, weights, [8], [(5, 2)])
-    assert all(row["threads"] == 1 for row in r.lines[1:])
-
-
-def test_bench_table(tnl, bare):
-    r = tnl("bench", "--random", bare / "config.json", "--prefill", 0, "--decode", 2, *QUICK)
-    assert "random state" in r.out and "GB/s" in r.out and "random weights" in r.out
-    rows = [line.split() for line in r.out.splitlines() if line.startswith(("prefill", "decode"))]
-    assert len(rows) == 4 and all(row[0] == "decode" for row in rows)
-
-
-def test_bench_refuses(tnl, bare, tmp_path):
-    assert "either" in tnl("bench", code=2).err
-    assert "either" in tnl("bench", bare, "--random", "x.json", code=2).err
-    tnl("bench", "--random", tmp_path / "none.json", *QUICK, code=66)
-
+# ---- shapes ----
 
 def test_published_shapes():
     """The shapes have the published parameter counts (a multiply for each tensor's size)."""

@@ -57,42 +57,41 @@ static float maddubs_ymm_x8(int64_t iters) {
     return (float)_mm256_cvtsi256_si32(s);
 }
 
-#define LOAD(i)                                                                                    \
-    x##i = _mm256_xor_si256(x##i, _mm256_load_si256((const __m256i *)(p + at) + i));
+#define LOAD(q) _mm256_load_si256((const __m256i *)(q))
 
-static inline __attribute__((always_inline)) uint64_t read_ymm(const char *p, size_t n,
-                                                               size_t ahead) {
-    EACH8(DECLARE_I)
-    for (size_t at = 0; at < n; at += 256) {
-        if (ahead) {
-            _mm_prefetch(p + at + ahead, _MM_HINT_T0);
-            _mm_prefetch(p + at + ahead + 64, _MM_HINT_T0);
-            _mm_prefetch(p + at + ahead + 128, _MM_HINT_T0);
-            _mm_prefetch(p + at + ahead + 192, _MM_HINT_T0);
-        }
-        EACH8(LOAD)
+/* `streams` runs of n / streams bytes side by side, each prefetched `ahead` bytes before it is read
+ * (0: left to the processor), by which hint. */
+#define READ_LOOP(name, streams, ahead, hint)                                                      \
+    static uint64_t name(const void *p, size_t n) {                                                \
+        const char *c = p;                                                                         \
+        const size_t run = n / (streams);                                                          \
+        __m256i x0 = _mm256_setzero_si256(), x1 = x0, x2 = x0, x3 = x0;                            \
+        for (size_t at = 0; at < run; at += 128)                                                   \
+            for (size_t s = 0; s < (streams); s++) {                                               \
+                const char *q = c + s * run + at;                                                  \
+                for (size_t i = 0; (ahead) && i < 128; i += 64)                                    \
+                    _mm_prefetch(q + (ahead) + i, hint);                                           \
+                x0 = _mm256_xor_si256(x0, LOAD(q));                                                \
+                x1 = _mm256_xor_si256(x1, LOAD(q + 32));                                           \
+                x2 = _mm256_xor_si256(x2, LOAD(q + 64));                                           \
+                x3 = _mm256_xor_si256(x3, LOAD(q + 96));                                           \
+            }                                                                                      \
+        x0 = _mm256_xor_si256(_mm256_xor_si256(x0, x1), _mm256_xor_si256(x2, x3));                 \
+        return (uint64_t)_mm256_extract_epi64(x0, 0);                                              \
     }
-    __m256i s = _mm256_setzero_si256();
-    EACH8(SUM_I)
-    return (uint64_t)_mm256_extract_epi64(s, 0);
-}
 
-static uint64_t read_plain(const void *p, size_t n) {
-    return read_ymm(p, n, 0);
-}
-
-static uint64_t read_ahead_1k(const void *p, size_t n) {
-    return read_ymm(p, n, 1024);
-}
-
-static uint64_t read_ahead_4k(const void *p, size_t n) {
-    return read_ymm(p, n, 4096);
-}
+READ_LOOP(read_plain, 1, 0, _MM_HINT_T0)
+READ_LOOP(read_1k, 1, 1024, _MM_HINT_T0)
+READ_LOOP(read_4k, 1, 4096, _MM_HINT_T0)
+READ_LOOP(read_nta, 1, 2048, _MM_HINT_NTA)
+READ_LOOP(read_two_1k, 2, 1024, _MM_HINT_T0)
 
 const kn_peak_set kn_peaks_avx2 = {
     .read = {{"ymm", read_plain},
-             {"ymm, 1 KiB ahead", read_ahead_1k},
-             {"ymm, 4 KiB ahead", read_ahead_4k}},
+             {"ymm, 1 KiB ahead", read_1k},
+             {"ymm, 4 KiB ahead", read_4k},
+             {"ymm, 2 KiB ahead, once", read_nta},
+             {"ymm, 2 streams, 1 KiB ahead", read_two_1k}},
     .fp32 = {{"fma ymm x8", 2.0 * 8 * 8, fma_ymm_x8},
              {"fma ymm x10", 2.0 * 8 * 10, fma_ymm_x10},
              {"fma ymm x12", 2.0 * 8 * 12, fma_ymm_x12}},

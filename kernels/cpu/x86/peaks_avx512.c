@@ -56,39 +56,45 @@ static float maddubs_zmm_x12(int64_t iters) {
     return (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(s));
 }
 
-#define LOAD(i) x##i = _mm512_xor_si512(x##i, _mm512_load_si512(p + at + 64 * i));
-#define PREFETCH(i) _mm_prefetch(p + at + ahead + 64 * i, _MM_HINT_T0);
-
-static inline __attribute__((always_inline)) uint64_t read_zmm(const char *p, size_t n,
-                                                               size_t ahead) {
-    EACH8(DECLARE_I)
-    for (size_t at = 0; at < n; at += 512) {
-        if (ahead) {
-            EACH8(PREFETCH)
-        }
-        EACH8(LOAD)
+/* `streams` runs of n / streams bytes side by side, each prefetched `ahead` bytes before it is read
+ * (0: left to the processor), by which hint. */
+#define READ_LOOP(name, streams, ahead, hint)                                                      \
+    static uint64_t name(const void *p, size_t n) {                                                \
+        const char *c = p;                                                                         \
+        const size_t run = n / (streams);                                                          \
+        __m512i x0 = _mm512_setzero_si512(), x1 = x0, x2 = x0, x3 = x0;                            \
+        for (size_t at = 0; at < run; at += 256)                                                   \
+            for (size_t s = 0; s < (streams); s++) {                                               \
+                const char *q = c + s * run + at;                                                  \
+                for (size_t i = 0; (ahead) && i < 256; i += 64)                                    \
+                    _mm_prefetch(q + (ahead) + i, hint);                                           \
+                x0 = _mm512_xor_si512(x0, _mm512_load_si512(q));                                   \
+                x1 = _mm512_xor_si512(x1, _mm512_load_si512(q + 64));                              \
+                x2 = _mm512_xor_si512(x2, _mm512_load_si512(q + 128));                             \
+                x3 = _mm512_xor_si512(x3, _mm512_load_si512(q + 192));                             \
+            }                                                                                      \
+        x0 = _mm512_xor_si512(_mm512_xor_si512(x0, x1), _mm512_xor_si512(x2, x3));                 \
+        return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(x0));                            \
     }
-    __m512i s = _mm512_setzero_si512();
-    EACH8(SUM_I)
-    return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(s));
-}
 
-static uint64_t read_plain(const void *p, size_t n) {
-    return read_zmm(p, n, 0);
-}
-
-static uint64_t read_ahead_1k(const void *p, size_t n) {
-    return read_zmm(p, n, 1024);
-}
-
-static uint64_t read_ahead_4k(const void *p, size_t n) {
-    return read_zmm(p, n, 4096);
-}
+READ_LOOP(read_plain, 1, 0, _MM_HINT_T0)
+READ_LOOP(read_1k, 1, 1024, _MM_HINT_T0)
+READ_LOOP(read_4k, 1, 4096, _MM_HINT_T0)
+READ_LOOP(read_8k, 1, 8192, _MM_HINT_T0)
+READ_LOOP(read_nta, 1, 2048, _MM_HINT_NTA)
+READ_LOOP(read_two, 2, 0, _MM_HINT_T0)
+READ_LOOP(read_two_1k, 2, 1024, _MM_HINT_T0)
+READ_LOOP(read_four_1k, 4, 1024, _MM_HINT_T0)
 
 const kn_peak_set kn_peaks_avx512 = {
     .read = {{"zmm", read_plain},
-             {"zmm, 1 KiB ahead", read_ahead_1k},
-             {"zmm, 4 KiB ahead", read_ahead_4k}},
+             {"zmm, 1 KiB ahead", read_1k},
+             {"zmm, 4 KiB ahead", read_4k},
+             {"zmm, 8 KiB ahead", read_8k},
+             {"zmm, 2 KiB ahead, once", read_nta},
+             {"zmm, 2 streams", read_two},
+             {"zmm, 2 streams, 1 KiB ahead", read_two_1k},
+             {"zmm, 4 streams, 1 KiB ahead", read_four_1k}},
     .fp32 = {{"fma zmm x8", 2.0 * 16 * 8, fma_zmm_x8},
              {"fma zmm x10", 2.0 * 16 * 10, fma_zmm_x10},
              {"fma zmm x12", 2.0 * 16 * 12, fma_zmm_x12}},
