@@ -64,8 +64,9 @@ static tnl_status read_int(void *at, const cfg_key *row, const cJSON *v, const c
                            tnl_error *err) {
     char expected[80];
     if (!is_integer(v, row->min, row->max)) {
-        snprintf(expected, sizeof expected, "a whole number from %lld to %lld", (long long)row->min,
-                 (long long)row->max);
+        snprintf(expected, sizeof expected,
+                 row->min == row->max ? "%lld" : "a whole number from %lld to %lld",
+                 (long long)row->min, (long long)row->max);
         return bad_value(file, row->key, v, expected, err);
     }
     int64_t value = (int64_t)v->valuedouble;
@@ -272,10 +273,7 @@ static tnl_status check_state(const mdl_spec *spec, const char *file, tnl_error 
 }
 
 static tnl_status fill(mdl_spec *spec, const cJSON *config, const char *file, tnl_error *err) {
-    if (mdl_config_has(config, "quantization_config"))
-        return tnl_fail(
-            err, TNL_E_UNSUPPORTED,
-            "%s: quantization_config: found one, expected plain f32, f16 or bf16 weights", file);
+    TNL_TRY(mdl_config_quant(spec, config, file, err));
     for (int i = 0; i < mdl_arch_count; i++) {
         if (!mdl_arch_list[i]->match(config))
             continue;

@@ -17,4 +17,9 @@ tnl_status mdl_config_load_file(mdl_spec *spec, const char *path, tnl_error *err
 tnl_status mdl_config_parse(mdl_spec *spec, const char *json, size_t n, const char *name,
                             tnl_error *err);
 
+/* *out (free it): the text of a config.json, sound and without quantization_config, with the
+ * quantization_config of packed matrices added. */
+tnl_status mdl_config_add_quant(char **out, const char *config, size_t n, kn_dtype type,
+                                tnl_error *err);
+
 #endif

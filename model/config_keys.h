@@ -38,6 +38,11 @@ tnl_status mdl_config_keys(void *out, const cfg_key *rows, size_t n_rows,
 tnl_status mdl_config_flags(bool *out, int64_t n, const struct cJSON *config, const char *key,
                             const char *file, tnl_error *err);
 
+/* Fill spec->quantized and packed from quantization_config, if there is one. */
+struct mdl_spec;
+tnl_status mdl_config_quant(struct mdl_spec *spec, const struct cJSON *config, const char *file,
+                            tnl_error *err);
+
 bool mdl_config_has(const struct cJSON *config, const char *key); /* present and not null */
 bool mdl_config_is_true(const struct cJSON *config, const char *key);
 bool mdl_config_is_text(const struct cJSON *config, const char *key, const char *text);

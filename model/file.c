@@ -115,6 +115,7 @@ static tnl_status map_file(mdl_map *out, int fd, const char *path, tnl_error *er
     if (p == MAP_FAILED)
         return tnl_fail(err, TNL_E_IO, "%s: cannot map: %s", path, strerror(errno));
     out->data = p;
+    out->of_file = true;
     return TNL_OK;
 }
 

@@ -25,6 +25,7 @@ tnl_status mdl_file_text(char **text, size_t *n, const char *path, size_t max, t
 typedef struct mdl_map {
     const unsigned char *data; /* page-aligned; NULL for an empty file */
     uint64_t size;
+    bool of_file; /* pages of the file, not a private copy */
 } mdl_map;
 
 tnl_status mdl_map_open(mdl_map *out, const char *path, mdl_load_mode mode, tnl_error *err);

@@ -77,9 +77,13 @@ static tnl_status read_offsets(header *h, json_cursor *c, json_str name, mdl_ten
 static tnl_status read_dtype(header *h, json_cursor *c, json_str name, mdl_tensor_found *f) {
     json_cursor start = *c;
     json_str word;
-    if (!mdl_json_string(c, &word) || !mdl_dtype_by_st(&f->dtype, word))
-        return bad(h, name, "dtype", &start, "\"F32\", \"F16\" or \"BF16\"");
-    return TNL_OK;
+    if (!mdl_json_string(c, &word))
+        return bad(h, name, "dtype", &start, "a text");
+    if (mdl_dtype_by_st(&f->dtype, word) ||
+        (mdl_json_str_is(word, "U8") && mdl_dtype_by_suffix(&f->dtype, name)))
+        return TNL_OK;
+    return bad(h, name, "dtype", &start,
+               "\"F32\", \"F16\" or \"BF16\", or \"U8\" for a name that ends with .q8 or .q4");
 }
 
 static tnl_status read_tensor(header *h, json_cursor *c, json_str name, mdl_tensor_found *f) {

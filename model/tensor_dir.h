@@ -41,8 +41,10 @@ bool mdl_shape_bytes(uint64_t *out, kn_dtype dtype, int rank, const uint64_t *di
  * file has it misaligned. */
 tnl_status mdl_dir_add(mdl_tensors *t, int file, const mdl_tensor_found *f, tnl_error *err);
 
-/* "f32, f16 or bf16" element format by a name in a column of the format table. */
+/* Element format by a name in a column of the format table. */
 bool mdl_dtype_by_st(kn_dtype *out, json_str name);
+/* The packed type that a tensor stored as bytes ("U8") has by the end of its name. */
+bool mdl_dtype_by_suffix(kn_dtype *out, json_str name);
 bool mdl_dtype_by_storage(kn_dtype *out, const char *name, size_t n);
 
 /* Read files[file] into the directory. */

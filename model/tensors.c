@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernels/base/checked.h"
 #include "kernels/base/json_scan.h"
@@ -22,6 +24,23 @@ bool mdl_dtype_by_st(kn_dtype *out, json_str name) {
     return false;
 }
 
+bool mdl_dtype_by_suffix(kn_dtype *out, json_str name) {
+    for (int i = KN_PLAIN_COUNT; i < KN_DTYPE_COUNT; i++) {
+        size_t n = strlen(kn_dtypes[i].name);
+        if (name.n > n && name.s[name.n - n - 1] == '.' &&
+            memcmp(name.s + name.n - n, kn_dtypes[i].name, n) == 0) {
+            *out = (kn_dtype)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Bytes of an element as stored: packed matrices are bytes. */
+static unsigned stored_bytes(kn_dtype t) {
+    return t < KN_PLAIN_COUNT ? (unsigned)kn_dtypes[t].elem_bytes : 1;
+}
+
 bool mdl_dtype_by_storage(kn_dtype *out, const char *name, size_t n) {
     for (int i = 0; i < KN_DTYPE_COUNT; i++) {
         const char *storage = kn_dtypes[i].torch_storage;
@@ -34,7 +53,7 @@ bool mdl_dtype_by_storage(kn_dtype *out, const char *name, size_t n) {
 }
 
 bool mdl_shape_bytes(uint64_t *out, kn_dtype dtype, int rank, const uint64_t *dims) {
-    uint64_t bytes = (uint64_t)kn_dtypes[dtype].elem_bytes;
+    uint64_t bytes = stored_bytes(dtype);
     bool empty = false;
     for (int i = 0; i < rank; i++) {
         if (dims[i] > INT64_MAX || !tnl_mul_u64(&bytes, bytes, dims[i] ? dims[i] : 1))
@@ -97,10 +116,11 @@ static bool good_name(json_str name) {
 
 /* ---- adding ---- */
 
-/* Aligned to its element, or a copy that is: the kernels load whole elements. */
+/* Aligned to its element, or a copy that is: the kernels load whole elements, and of packed tiles
+ * whole lines. */
 static const void *aligned_data(mdl_tensors *t, const unsigned char *p, uint64_t bytes,
                                 kn_dtype dt) {
-    if ((uintptr_t)p % (uintptr_t)kn_dtypes[dt].elem_bytes == 0 || bytes == 0)
+    if ((uintptr_t)p % (dt < KN_PLAIN_COUNT ? stored_bytes(dt) : 64) == 0 || bytes == 0)
         return p;
     void **copies = realloc(t->copies, (size_t)(t->n_copies + 1) * sizeof *copies);
     if (!copies)
@@ -395,6 +415,18 @@ uint64_t mdl_tensors_file_bytes(const mdl_tensors *t) {
     for (int i = 0; i < t->n_files; i++)
         sum += t->files[i].map.size;
     return sum;
+}
+
+void mdl_tensors_release(const mdl_tensors *t, const void *p, uint64_t bytes) {
+    uintptr_t begin = (uintptr_t)p, end = begin + bytes, page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; bytes >= 16 * page && i < t->n_files; i++) {
+        const mdl_map *m = &t->files[i].map;
+        if (!m->of_file || begin < (uintptr_t)m->data || end > (uintptr_t)m->data + m->size)
+            continue;
+        begin = begin / page * page; /* a neighbour's page is read again if need be */
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+        return;
+    }
 }
 
 const char *mdl_tensors_file_of(const mdl_tensors *t, const void *p) {

@@ -15,10 +15,13 @@
 
 enum { MDL_MAX_RANK = 8 };
 
+/* Packed matrices (kernels/quant.h) are stored as bytes, dims [tiles][bytes of a tile], under a name
+ * that ends with their type: "....l1.q8" instead of "....l1.weight". Then dtype is KN_Q8 or KN_Q4.
+ */
 typedef struct mdl_tensor_view {
     const char *name;
     const char *file; /* base name of the file it lies in, for messages */
-    const void *data; /* inside the map; aligned to its element or the loader copied it */
+    const void *data; /* inside the map, or a copy: aligned to its element, packed to 64 bytes */
     uint64_t bytes;
     uint64_t file_offset;
     kn_dtype dtype;
@@ -43,6 +46,10 @@ int64_t mdl_tensors_count(const mdl_tensors *t);
 const mdl_tensor_view *mdl_tensors_at(const mdl_tensors *t, int64_t i);
 const mdl_tensor_view *mdl_tensors_find(const mdl_tensors *t, const char *name); /* or NULL */
 uint64_t mdl_tensors_file_bytes(const mdl_tensors *t); /* sum of all mapped files */
+
+/* [p, p + bytes) of a tensor will not be looked at again soon: a mapped file gives its pages back
+ * to the page cache. They stay readable. */
+void mdl_tensors_release(const mdl_tensors *t, const void *p, uint64_t bytes);
 
 /* The mapped file that holds address p, or NULL: for the SIGBUS handler (async-signal-safe). */
 const char *mdl_tensors_file_of(const mdl_tensors *t, const void *p);

@@ -39,16 +39,19 @@ typedef enum mdl_weight_mode {
     MDL_W_AUTO, /* as stored: views into the map */
     MDL_W_F32,  /* widened to f32 in memory */
     MDL_W_BF16, /* f32 and f16 rounded to bf16 in memory */
+    MDL_W_Q8,   /* packed in memory (kernels/quant.h), but for narrow matrices */
+    MDL_W_Q4,
     MDL_W_MODE_COUNT
 } mdl_weight_mode;
 
-extern const char *const mdl_weight_mode_names[MDL_W_MODE_COUNT]; /* "auto", "f32", "bf16" */
+extern const char *const mdl_weight_mode_names[MDL_W_MODE_COUNT]; /* "auto", "f32", ... */
 
 typedef struct mdl_weights {
     mdl_layer_weights global;   /* roles below MDL_R_GLOBAL_COUNT */
     mdl_layer_weights *layers;  /* [n_layers] */
     uint64_t params;            /* distinct parameters (tied counted once) */
     uint64_t bytes_owned;       /* memory beyond the map */
+    uint64_t bytes_mapped;      /* matrices that are views into the map */
     uint64_t bytes_read_per_token; /* weight bytes a one-sequence decode step must read: every
                                       matrix and the head once, one embedding row */
     kn_dtype dtype;             /* of the matrices that are read most, for tables */
@@ -62,7 +65,7 @@ tnl_status mdl_weights_bind(mdl_weights *out, const mdl_spec *spec, const mdl_te
                             mdl_weight_mode mode, mdl_progress_fn progress, void *progress_ctx,
                             tnl_error *err);
 
-/* Random weights of that shape in memory, for timing: dtype f32 or bf16, scaled so that
+/* Random weights of that shape in memory, for timing: dtype f32, bf16, q8 or q4, scaled so that
  * activations stay of order one. Deterministic in seed. */
 tnl_status mdl_weights_random(mdl_weights *out, const mdl_spec *spec, kn_dtype dtype,
                               uint64_t seed, tnl_error *err);

@@ -7,9 +7,9 @@
 
 #include "kernels/base/checked.h"
 #include "kernels/base/half.h"
-#include "kernels/base/threads.h"
+#include "kernels/quant_pack.h"
 #include "model/arch.h"
-#include "model/weights_memory.h"
+#include "model/weights_find.h"
 
 typedef struct maker {
     mdl_weights *w;
@@ -24,8 +24,8 @@ typedef struct maker {
 typedef struct fill {
     void *data;
     kn_dtype dtype;
-    int64_t cols;
-    float scale; /* of the uniform range: variance 1/cols keeps a product of order one */
+    int64_t rows, cols;
+    float scale; /* of the uniform range, or d: variance 1/cols keeps a product of order one */
     uint64_t seed;
 } fill;
 
@@ -66,23 +66,82 @@ static void fill_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     }
 }
 
+/* ---- packed ---- */
+
+/* Codes are uniform in -127..127 (q8), or in -8..7 with factors of 4..7 and -8..-5 (q4); this is
+ * the mean square of what d is multiplied with. */
+static double code_power(kn_dtype t) {
+    return t == KN_Q8 ? 5461.0 : 21.5 * 37.5;
+}
+
+/* bytes of noise at p, four at a time. */
+static void fill_bytes(unsigned char *p, int64_t n, uint32_t row) {
+    for (int64_t i = 0; i + 4 <= n; i += 4) {
+        uint32_t x = noise((uint32_t)i, row);
+        memcpy(p + i, &x, sizeof x);
+    }
+}
+
+static void fill_group(unsigned char *group, const fill *f, int64_t g, uint32_t row) {
+    const int64_t bytes = kn_q_group_bytes(f->dtype, g), subs = f->dtype == KN_Q4 ? 2 * g : 0;
+    fill_bytes(group + KN_Q_SCALES, bytes - KN_Q_SCALES, row);
+    for (int o = 0; o < KN_Q_OUTS; o++) {
+        float d = f->scale * (0.75f + 0.5f * (float)(noise((uint32_t)o, ~row) >> 8) * 0x1p-24f);
+        uint16_t h = tnl_bf16_from_f32(d);
+        memcpy(group + 2 * o, &h, sizeof h);
+    }
+    for (unsigned char *p = group + KN_Q_SCALES; p < group + KN_Q_SCALES + subs; p++)
+        *p = (unsigned char)((*p & 0xBB) | (~*p >> 1 & 0x44)); /* 4..7 or -8..-5 */
+    for (unsigned char *p = group + KN_Q_SCALES; f->dtype == KN_Q8 && p < group + bytes; p++)
+        *p |= *p == 0; /* 0 is not a code */
+}
+
+static void fill_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
+    const fill *f = ctx;
+    const int64_t bytes = kn_q_tile_bytes(f->dtype, f->cols);
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        unsigned char *tile = (unsigned char *)f->data + t * bytes, *group = tile;
+        int64_t outs = f->rows - t * KN_Q_OUTS;
+        for (int64_t at = 0; at < f->cols; at += KN_Q_GROUP) {
+            int64_t left = f->cols - at, g = kn_q_padded(left < KN_Q_GROUP ? left : KN_Q_GROUP);
+            fill_group(group, f, g, (uint32_t)splitmix(f->seed + (uint64_t)(t << 24 | at)));
+            group += kn_q_group_bytes(f->dtype, g);
+        }
+        if (outs < KN_Q_OUTS || f->cols % KN_Q_UNIT)
+            kn_q_clear_filling(tile, f->dtype, outs < KN_Q_OUTS ? outs : KN_Q_OUTS, f->cols);
+    }
+}
+
+/* ---- roles ---- */
+
+static kn_dtype matrix_type(const maker *m, int64_t rows, int64_t cols) {
+    return m->dtype < KN_PLAIN_COUNT ? m->dtype : mdl_packed_type(m->dtype, KN_BF16, rows, cols);
+}
+
 static tnl_status make_matrix(maker *m, const mdl_role_row *row, int layer, int64_t rows,
                               int64_t cols) {
+    const kn_dtype type = matrix_type(m, rows, cols);
+    const double power = 1.0 / (double)cols;
     uint64_t bytes;
-    void *data = kn_dtype_matrix_bytes(&bytes, m->dtype, (uint64_t)rows, (uint64_t)cols)
+    void *data = kn_dtype_matrix_bytes(&bytes, type, (uint64_t)rows, (uint64_t)cols)
                      ? mdl_weights_alloc(m->w, bytes)
                      : NULL;
     if (!data)
         return tnl_fail(m->err, TNL_E_NOMEM, "no memory for random weights");
     fill f = {.data = data,
-              .dtype = m->dtype,
+              .dtype = type,
+              .rows = rows,
               .cols = cols,
-              .scale = (float)(sqrt(3.0 / (double)cols) * 0x1p-31),
+              .scale = (float)(type < KN_PLAIN_COUNT ? sqrt(3.0 * power) * 0x1p-31
+                                                     : sqrt(power / code_power(type))),
               .seed = splitmix(m->seed ^ splitmix(((uint64_t)(uint32_t)layer << 32) + row->role))};
-    int64_t grain = (1 << 16) / cols + 1;
-    tnl_pool_run(m->pool, rows, grain, fill_rows, &f);
+    if (type < KN_PLAIN_COUNT)
+        tnl_pool_run(m->pool, rows, (1 << 16) / cols + 1, fill_rows, &f);
+    else
+        tnl_pool_run(m->pool, (rows + KN_Q_OUTS - 1) / KN_Q_OUTS, 1, fill_tiles, &f);
     mdl_weights_of(m->w, layer)->m[row->role] =
-        (kn_tensor){.data = data, .dtype = m->dtype, .rows = rows, .cols = cols};
+        (kn_tensor){.data = data, .dtype = type, .rows = rows, .cols = cols};
     return TNL_OK;
 }
 
@@ -120,11 +179,14 @@ static tnl_status add_bytes(void *ctx, const mdl_role_row *row, int layer) {
     maker *m = ctx;
     int64_t dims[3];
     int rank = mdl_role_dims(row, m->spec, layer, dims);
-    uint64_t n = (uint64_t)kn_dtypes[row->matrix ? m->dtype : KN_F32].elem_bytes;
-    for (int i = 0; i < rank; i++)
-        if (!tnl_mul_u64(&n, n, (uint64_t)dims[i]))
-            return tnl_fail(m->err, TNL_E_LIMIT, "the size of the weights overflows");
-    return tnl_add_u64(&m->bytes, m->bytes, n)
+    uint64_t n = 0, vector = sizeof(float);
+    bool fits = true;
+    for (int i = 0; i < rank && !row->matrix; i++)
+        fits &= tnl_mul_u64(&vector, vector, (uint64_t)dims[i]);
+    if (row->matrix)
+        fits = kn_dtype_matrix_bytes(&n, matrix_type(m, dims[0], dims[1]), (uint64_t)dims[0],
+                                     (uint64_t)dims[1]);
+    return fits && tnl_add_u64(&m->bytes, m->bytes, row->matrix ? n : vector)
                ? TNL_OK
                : tnl_fail(m->err, TNL_E_LIMIT, "the size of the weights overflows");
 }
@@ -142,9 +204,10 @@ static tnl_status check_memory(maker *m) {
 }
 
 static tnl_status make_all(maker *m) {
-    if (m->dtype != KN_F32 && m->dtype != KN_BF16)
-        return tnl_fail(m->err, TNL_E_USAGE, "random weights: found %s, expected f32 or bf16",
-                        kn_dtypes[m->dtype].name);
+    if (m->dtype == KN_F16 || m->spec->quantized)
+        return tnl_fail(m->err, TNL_E_USAGE,
+                        "random weights: found %s, expected a plain shape and f32, bf16, q8 or q4",
+                        m->spec->quantized ? "quantization_config" : kn_dtypes[m->dtype].name);
     TNL_TRY(check_memory(m));
     TNL_TRY(mdl_weights_begin(m->w, m->spec, m->err));
     TNL_TRY(tnl_pool_open(&m->pool, tnl_cpu_count(), m->err));
