@@ -18,6 +18,7 @@
 
 #include "kernels/base/log.h"
 #include "server/cli/cli.h"
+#include "server/http/chat_template.h"
 #include "server/http/fields.h"
 #include "server/http/guard.h"
 #include "server/http/http.h"
@@ -53,6 +54,9 @@ static const cli_opt rows[] = {
      .help = "read settings from this JSON object; keys are the names of these options"},
     {.help = "Model:"},
     {NAMED("alias", "ALIAS"), TEXT(http.alias, "NAME"), .help = "model name to report; default: the folder's name"},
+    {NAMED("chat-template", "CHAT_TEMPLATE"), TEXT(http.chat_template, "NAME"),
+     .help = "plain, transnormer, chatml, llama-2, llama-3, zephyr, vicuna or alpaca; default: as "
+             "tokenizer_config.json says, plain where it says nothing"},
     {NAMED("threads", "THREADS"), .letter = 't', INTEGER(model.threads, 0, 1024, "0"),
      .help = "threads that compute; 0: one per processor"},
     {NAMED("weights", "WEIGHTS"), CHOICE(model.weights, cli_weight_names, "auto"),
@@ -137,6 +141,7 @@ typedef struct loader {
     int done_fd; /* eventfd: written when the thread is through */
     mdl_model *model;
     const tok_model *tokenizer;
+    const srv_chat_template *chat;
     eng_engine *engine;
     double seconds;
     tnl_status status;
@@ -314,7 +319,9 @@ static int serve(const settings *s, const char *dir) {
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     srv_guard_install();
     raise_file_limit(s->http.connections);
-    l.status = open_tokenizer(&l);
+    l.status = srv_chat_choose(&l.chat, s->http.chat_template, dir, &l.err);
+    if (l.status == TNL_OK)
+        l.status = open_tokenizer(&l);
     if (l.status == TNL_OK)
         l.status = srv_open(&l.srv, &s->http, &l.err);
     if (l.status != TNL_OK) {
@@ -334,7 +341,7 @@ static int serve(const settings *s, const char *dir) {
     pthread_join(thread, NULL);
     code = 0;
     if (l.status == TNL_OK) {
-        srv_backend b = {l.engine, l.model, l.tokenizer, l.seconds};
+        srv_backend b = {l.engine, l.model, l.tokenizer, l.seconds, l.chat};
         srv_ready(l.srv, &b);
         print_ready(s, &l);
         wait_signal(sig_fd, -1, -1);

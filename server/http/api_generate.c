@@ -1,163 +1,116 @@
-/* POST /generate: admission, body to engine job, and the gathered answer of "stream": false. */
-#include <math.h>
-#include <stdlib.h>
-#include <time.h>
+/* Our own dialect, POST /generate with "prompt": one JSON object for each token and a summary at
+ * the end, as lines or server-sent events, or gathered into one answer. */
+#include <string.h>
 
-#include "kernels/base/log.h"
-#include "server/http/json_in.h"
 #include "server/http/server.h"
 #include "server/http/text.h"
 
-/* ---- admission ---- */
-
-/* Work ahead over the measured pace, plus a jitter that spreads the clients out. */
-int srv_retry_after(srv_server *srv) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    double wait = (double)(ts.tv_nsec / 1000 % 2000) / 1000.0;
-    if (atomic_load(&srv->state) == SRV_READY) {
-        eng_metrics m;
-        eng_metrics_get(srv->backend.engine, &m);
-        double mean = m.request_s.count ? m.request_s.sum / (double)m.request_s.count : 1.0;
-        wait += mean * (m.queued + 1) / (m.slots > 0 ? m.slots : 1);
+static void put_alts(srv_buf *b, const tok_model *t, const eng_event *ev) {
+    srv_buf_puts(b, ",\"top_logprobs\":[");
+    for (int i = 0; i < ev->n_alts; i++) {
+        size_t n;
+        const char *piece = srv_text_piece(t, ev->alts[i].id, &n);
+        srv_buf_puts(b, i ? ",{\"id\":" : "{\"id\":");
+        srv_json_int(b, ev->alts[i].id);
+        srv_buf_puts(b, ",\"text\":");
+        srv_json_string(b, piece, n);
+        srv_buf_puts(b, ",\"logprob\":");
+        srv_json_float(b, ev->alts[i].logprob);
+        srv_buf_puts(b, "}");
     }
-    return wait < 1 ? 1 : wait > 60 ? 60 : (int)ceil(wait);
+    srv_buf_puts(b, "]");
 }
 
-/* A full queue is answered before the body is even parsed. */
-bool srv_has_room(srv_server *srv) {
-    eng_metrics m;
-    eng_metrics_get(srv->backend.engine, &m);
-    return m.queued + m.running < srv->set->queue + m.slots;
+static void put_token(srv_buf *b, const srv_req *req, const eng_event *ev) {
+    srv_buf_puts(b, "{\"id\":");
+    srv_json_int(b, ev->id);
+    srv_buf_puts(b, ",\"text\":");
+    srv_json_string(b, ev->text ? ev->text : "", ev->text_len);
+    srv_buf_puts(b, ",\"logprob\":");
+    srv_json_float(b, ev->logprob);
+    if (req->gen.params.logprobs > 0)
+        put_alts(b, req->srv->backend.tokenizer, ev);
+    if (ev->prompt)
+        srv_buf_puts(b, ",\"prompt\":true");
+    srv_buf_puts(b, "}");
 }
 
-bool srv_generate_admit(srv_req *req, srv_problem *p) {
-    if (srv_has_room(req->srv))
-        return true;
-    atomic_fetch_add(&req->srv->rejected, 1);
-    return srv_refuse(p, SRV_ERR_QUEUE_FULL, NULL);
+static double rate(int64_t tokens, double ms) {
+    return ms > 0 ? (double)tokens * 1000.0 / ms : 0.0;
 }
 
-/* ---- body to job ---- */
-
-static bool encode_prompt(srv_req *req, srv_problem *p) {
-    srv_gen *g = &req->gen;
-    const srv_backend *be = &req->srv->backend;
-    tnl_error err = {0};
-    if (!g->text)
-        return true;
-    tnl_status s = srv_text_encode(be->tokenizer, mdl_model_spec(be->model), g->text, g->text_len,
-                                   &g->ids, &g->n_ids, &err);
-    free(g->text);
-    g->text = NULL;
-    if (s == TNL_E_UNSUPPORTED)
-        return srv_refuse(p, SRV_ERR_NO_TOKENIZER, "prompt");
-    if (s == TNL_E_NOMEM)
-        return srv_refuse(p, SRV_ERR_NOMEM, NULL);
-    if (s != TNL_OK) {
-        tnl_log(TNL_LOG_WARN, "%s tokenizer: %s", req->id, err.msg);
-        return srv_refuse(p, SRV_ERR_TEXT_REFUSED, "prompt");
-    }
-    if (g->n_ids == 0)
-        return srv_refuse(p, SRV_ERR_PROMPT_EMPTY, "prompt");
-    if ((int64_t)g->n_ids > req->srv->set->max_prompt_tokens)
-        return srv_refuse(p, SRV_ERR_PROMPT_TOO_LONG, "prompt");
-    return true;
-}
-
-static bool refuse_submit(srv_problem *p, tnl_status s) {
-    switch (s) {
-    case TNL_E_BUSY:
-        return srv_refuse(p, SRV_ERR_QUEUE_FULL, NULL);
-    case TNL_E_UNAVAILABLE:
-        return srv_refuse(p, SRV_ERR_DRAINING, NULL);
-    case TNL_E_LIMIT:
-        return srv_refuse(p, SRV_ERR_PROMPT_TOO_LONG, "prompt");
-    case TNL_E_UNSUPPORTED:
-        return srv_refuse(p, SRV_ERR_NO_TOKENIZER, "stop");
-    case TNL_E_NOMEM:
-        return srv_refuse(p, SRV_ERR_NOMEM, NULL);
-    case TNL_E_USAGE:
-        return srv_refuse(p, SRV_ERR_OUT_OF_RANGE, NULL);
-    default:
-        return srv_refuse(p, SRV_ERR_INTERNAL, NULL);
-    }
-}
-
-static bool submit(srv_req *req, srv_problem *p) {
-    srv_gen *g = &req->gen;
-    eng_job job = {.tokens = g->ids,
-                   .n_tokens = g->n_ids,
-                   .params = &g->params,
-                   .wake = srv_wake_cb,
-                   .wake_user = req};
-    eng_request *er = NULL;
-    tnl_error err = {0};
-    tnl_status s = eng_submit(&er, req->srv->backend.engine, &job, &err);
-    if (s != TNL_OK) {
-        tnl_log(TNL_LOG_DEBUG, "%s refused by the engine: %s", req->id, err.msg);
-        return refuse_submit(p, s);
-    }
-    atomic_store(&req->er, er);
-    return true;
-}
-
-void srv_generate_run(srv_req *req) {
-    const srv_server *srv = req->srv;
-    srv_problem p = {0};
-    srv_in_limits limits = {.vocab = mdl_model_spec(srv->backend.model)->vocab,
-                            .max_prompt_tokens = srv->set->max_prompt_tokens};
-    bool ok = srv_gen_parse(&req->gen, req->body.data, req->body.len, &limits, &p);
-    srv_buf_free(&req->body);
-    ok = ok && encode_prompt(req, &p) && submit(req, &p);
-    srv_gen_clear(&req->gen); /* prompt memory; the parameters stay */
-    if (!ok)
-        srv_reply_problem(req, &p);
-}
-
-/* ---- the gathered answer ---- */
-
-static void gather(srv_req *req, const eng_event *ev) {
-    if (req->out.len)
-        srv_buf_puts(&req->out, ",");
-    srv_gen_token(&req->out, req, ev);
-    srv_buf_put(&req->text, ev->text, ev->text_len);
-}
-
-/* A generation that failed before it said anything is an HTTP error. */
-static void answer(srv_req *req, const eng_event *ev) {
-    srv_gen_note_done(req, ev);
+static void put_summary(srv_buf *b, const eng_event *ev) {
+    srv_buf_printf(
+        b, "\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":", eng_finish_names[ev->finish]);
+    srv_json_int(b, ev->prompt_tokens);
+    srv_buf_puts(b, ",\"completion_tokens\":");
+    srv_json_int(b, ev->completion_tokens);
+    srv_buf_puts(b, "},\"timings\":{\"queue_ms\":");
+    srv_json_ms(b, ev->queue_ms);
+    srv_buf_puts(b, ",\"prefill_ms\":");
+    srv_json_ms(b, ev->prefill_ms);
+    srv_buf_puts(b, ",\"decode_ms\":");
+    srv_json_ms(b, ev->decode_ms);
+    srv_buf_puts(b, ",\"prefill_tokens_per_s\":");
+    srv_json_ms(b, rate(ev->prompt_tokens, ev->prefill_ms));
+    srv_buf_puts(b, ",\"decode_tokens_per_s\":");
+    /* decode_ms runs from the first token, which prefill paid for, to the end */
+    srv_json_ms(b, rate(ev->completion_tokens > 1 ? ev->completion_tokens - 1 : 0, ev->decode_ms));
+    srv_buf_puts(b, "}");
     if (ev->finish == ENG_FINISH_ERROR) {
         srv_problem p;
         srv_refuse(&p, srv_gen_error(ev->error), NULL);
-        srv_reply_problem(req, &p);
-        return;
+        srv_buf_puts(b, ",\"error\":");
+        srv_err_object(b, &p);
     }
-    srv_buf b = {0};
-    srv_buf_puts(&b, "{\"text\":");
-    srv_json_string(&b, req->text.data, req->text.len);
-    srv_buf_puts(&b, ",\"tokens\":[");
-    srv_buf_put(&b, req->out.data, req->out.len);
-    srv_buf_puts(&b, "],");
-    srv_gen_summary(&b, req, ev);
-    srv_buf_puts(&b, "}\n");
-    b.failed |= req->text.failed || req->out.failed;
-    srv_reply_body(req, 200, SRV_JSON, &b);
 }
 
-void srv_generate_continue(srv_req *req) {
-    eng_request *er = atomic_load(&req->er);
-    eng_event ev;
-    if (req->gen.stream) {
-        req->reply.stream = true;
-        req->reply.ready = true;
-        return;
-    }
-    while (!req->reply.ready && eng_request_poll(er, &ev)) {
-        if (ev.kind == ENG_EV_TOKEN)
-            gather(req, &ev);
-        else
-            answer(req, &ev);
-        eng_event_clear(&ev);
-    }
+/* ---- stream ---- */
+
+static void frame_begin(srv_req *req) {
+    srv_buf_puts(&req->out, req->sse ? "data: {" : "{");
 }
+
+static void frame_end(srv_req *req) {
+    srv_buf_puts(&req->out, req->sse ? "}\n\n" : "}\n");
+}
+
+static void on_token(srv_req *req, srv_choice *c, const eng_event *ev) {
+    (void)c;
+    frame_begin(req);
+    srv_buf_puts(&req->out, "\"index\":");
+    srv_json_int(&req->out, ev->index);
+    srv_buf_puts(&req->out, ",\"token\":");
+    put_token(&req->out, req, ev);
+    frame_end(req);
+}
+
+static void on_done(srv_req *req, srv_choice *c, const eng_event *ev) {
+    (void)c;
+    frame_begin(req);
+    put_summary(&req->out, ev);
+    frame_end(req);
+}
+
+/* ---- gathered ---- */
+
+static void gather(srv_req *req, srv_choice *c, const eng_event *ev) {
+    if (c->part[0].len)
+        srv_buf_puts(&c->part[0], ",");
+    put_token(&c->part[0], req, ev);
+    srv_buf_put(&c->text, ev->text, ev->text_len);
+}
+
+static void answer(srv_req *req, srv_buf *b, const eng_event *last) {
+    const srv_choice *c = &req->choices[0];
+    srv_buf_puts(b, "{\"text\":");
+    srv_json_string(b, c->text.data, c->text.len);
+    srv_buf_puts(b, ",\"tokens\":[");
+    srv_buf_put(b, c->part[0].data, c->part[0].len);
+    srv_buf_puts(b, "],");
+    put_summary(b, last);
+    srv_buf_puts(b, "}\n");
+}
+
+const srv_dialect srv_dialect_ours = {
+    .token = on_token, .done = on_done, .gather = gather, .answer = answer};

@@ -109,9 +109,7 @@ void srv_wake_cb(void *req) {
 }
 
 void srv_req_abandon(srv_req *req) {
-    eng_request *er = atomic_load(&req->er);
-    if (er)
-        eng_request_cancel(er);
+    srv_choices_cancel(req);
     pthread_mutex_lock(&req->lock);
     req->gone = true;
     wake_locked(req);
@@ -161,13 +159,11 @@ void *srv_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd) {
 void srv_req_unref(srv_req *req) {
     if (atomic_fetch_sub(&req->refs, 1) != 1)
         return;
-    eng_request *er = atomic_load(&req->er);
-    if (er)
-        eng_request_release(er);
+    srv_choices_free(req);
     srv_gen_clear(&req->gen);
     srv_buf_free(&req->body);
+    srv_buf_free(&req->head);
     srv_buf_free(&req->out);
-    srv_buf_free(&req->text);
     srv_buf_free(&req->reply.body);
     pthread_mutex_destroy(&req->lock);
     atomic_fetch_sub(&req->srv->upload_bytes, req->reserved);
@@ -213,9 +209,7 @@ void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     srv_watch_set(req->conn, SRV_PH_IDLE, srv_now_ms() + srv->set->idle_seconds * 1000);
     pthread_mutex_unlock(&srv->watch.lock);
 
-    eng_request *er = atomic_load(&req->er);
-    if (er)
-        eng_request_cancel(er);
+    srv_choices_cancel(req);
     pthread_mutex_lock(&req->lock);
     req->detached = true;
     pthread_mutex_unlock(&req->lock);
@@ -381,7 +375,7 @@ static bool advance(srv_req *req) {
         req->working = false;
         req->ran = true;
     }
-    if (!req->reply.ready && atomic_load(&req->er))
+    if (!req->reply.ready && srv_choices_started(req))
         srv_generate_continue(req);
     return !req->reply.ready;
 }

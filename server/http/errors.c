@@ -36,8 +36,12 @@ bool srv_refuse(srv_problem *p, srv_err e, const char *param) {
     return false;
 }
 
+const char *srv_err_text(const srv_problem *p) {
+    return p->text[0] ? p->text : err_rows[p->err].text;
+}
+
 void srv_err_object(srv_buf *b, const srv_problem *p) {
-    const char *text = p->text[0] ? p->text : err_rows[p->err].text;
+    const char *text = srv_err_text(p);
     srv_buf_puts(b, "{\"message\":");
     srv_json_string(b, text, strlen(text));
     srv_buf_puts(b, ",\"type\":");

@@ -20,6 +20,9 @@
     X(OUT_OF_RANGE, 400, SRV_INVALID, "out_of_range", "A value is out of range.")                                \
     X(UNSUPPORTED, 400, SRV_INVALID, "unsupported_parameter", "This field is not supported here.")               \
     X(MISSING, 400, SRV_INVALID, "missing_parameter", "A required field is missing.")                            \
+    X(CONFLICT, 400, SRV_INVALID, "conflict", "Two fields contradict each other.")                               \
+    X(SCHEMA, 400, SRV_INVALID, "unsupported_schema", "The schema is outside the supported subset.")             \
+    X(TEMPLATE, 400, SRV_INVALID, "template", "The chat template cannot express these messages.")                \
     X(PROMPT_EMPTY, 400, SRV_INVALID, "prompt_empty", "The prompt is empty.")                                    \
     X(PROMPT_TOO_LONG, 400, SRV_INVALID, "prompt_too_long", "The prompt has too many tokens.")                   \
     X(NO_TOKENIZER, 400, SRV_INVALID, "no_tokenizer", "This model has no tokenizer: send token ids.")            \
@@ -30,6 +33,7 @@
     X(HOST, 403, "permission_error", "host", "This Host is not served here.")                                    \
     X(ORIGIN, 403, "permission_error", "origin", "Requests of this origin are not served.")                      \
     X(UNKNOWN_ROUTE, 404, "not_found_error", "unknown_route", "There is nothing at this path.")                  \
+    X(UNKNOWN_MODEL, 404, "not_found_error", "unknown_model", "This model is not served here.")                  \
     X(METHOD, 405, SRV_INVALID, "method_not_allowed", "This path does not answer this method.")                  \
     X(TIMEOUT, 408, SRV_INVALID, "timeout", "The request took too long to arrive.")                              \
     X(BODY_TOO_LARGE, 413, SRV_INVALID, "body_too_large", "The body is too large.")                              \
@@ -40,6 +44,7 @@
     X(NONFINITE, 500, "server_error", "nonfinite_logits", "The model produced a value that is not finite.")      \
     X(NOMEM, 500, "server_error", "out_of_memory", "Memory is short.")                                           \
     X(NO_TOKEN, 400, SRV_INVALID, "no_token_left", "The request leaves no token to choose from.")                \
+    X(NOT_BUILT, 501, "not_supported_error", "not_supported", "This server does not do this.")                   \
     X(LOADING, 503, SRV_OVERLOADED, "loading", "The model is still loading.")                                    \
     X(DRAINING, 503, SRV_OVERLOADED, "draining", "The server is shutting down.")                                 \
     X(QUEUE_FULL, 503, SRV_OVERLOADED, "queue_full", "The queue is full: try again later.")                      \
@@ -65,6 +70,7 @@ typedef struct srv_problem {
 
 int srv_err_status(srv_err e);
 const char *srv_err_code(srv_err e);
+const char *srv_err_text(const srv_problem *p);
 
 /* Fill *p and return false, so that `return srv_refuse(...)` reads well. `param` (NULL: none) is
  * cut at 64 bytes on a character boundary. */

@@ -136,6 +136,7 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
     if (h.count > SRV_MAX_HEADERS)
         return srv_refuse(p, SRV_ERR_TOO_MANY_HEADERS, NULL);
     req->route = srv_route_find(url);
+    srv_route_tail(req, url);
     if (!caller_ok(req, &h, p))
         return false;
     if (!req->route)

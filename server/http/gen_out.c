@@ -1,42 +1,10 @@
-/* The JSON of a generation: one token, and the summary that ends it. */
+/* What the dialects share when they write a generation: how it ended, tokens as text, and the
+ * choice among several draws. */
+#include <stdio.h>
 #include <string.h>
 
 #include "server/http/server.h"
 #include "server/http/text.h"
-
-static void put_alts(srv_buf *b, const tok_model *t, const eng_event *ev) {
-    srv_buf_puts(b, ",\"top_logprobs\":[");
-    for (int i = 0; i < ev->n_alts; i++) {
-        size_t n;
-        const char *piece = srv_text_piece(t, ev->alts[i].id, &n);
-        srv_buf_puts(b, i ? ",{\"id\":" : "{\"id\":");
-        srv_json_int(b, ev->alts[i].id);
-        srv_buf_puts(b, ",\"text\":");
-        srv_json_string(b, piece, n);
-        srv_buf_puts(b, ",\"logprob\":");
-        srv_json_float(b, ev->alts[i].logprob);
-        srv_buf_puts(b, "}");
-    }
-    srv_buf_puts(b, "]");
-}
-
-void srv_gen_token(srv_buf *b, const srv_req *req, const eng_event *ev) {
-    srv_buf_puts(b, "{\"id\":");
-    srv_json_int(b, ev->id);
-    srv_buf_puts(b, ",\"text\":");
-    srv_json_string(b, ev->text ? ev->text : "", ev->text_len);
-    srv_buf_puts(b, ",\"logprob\":");
-    srv_json_float(b, ev->logprob);
-    if (req->gen.params.logprobs > 0)
-        put_alts(b, req->srv->backend.tokenizer, ev);
-    if (ev->prompt)
-        srv_buf_puts(b, ",\"prompt\":true");
-    srv_buf_puts(b, "}");
-}
-
-static double rate(int64_t tokens, double ms) {
-    return ms > 0 ? (double)tokens * 1000.0 / ms : 0.0;
-}
 
 srv_err srv_gen_error(tnl_status s) {
     switch (s) {
@@ -55,39 +23,84 @@ srv_err srv_gen_error(tnl_status s) {
     }
 }
 
-void srv_gen_note_done(srv_req *req, const eng_event *ev) {
-    req->finished = true;
-    req->finish = ev->finish;
-    req->prompt_tokens = ev->prompt_tokens;
-    req->completion_tokens = ev->completion_tokens;
-    req->queue_ms = ev->queue_ms;
-    req->prefill_ms = ev->prefill_ms;
-    req->decode_ms = ev->decode_ms;
+bool srv_gen_failed(const srv_req *req, const srv_choice *c, srv_problem *p) {
+    bool stopped = c->finish == ENG_FINISH_CANCELLED && req->dialect->problem &&
+                   atomic_load(&req->srv->draining);
+    if (c->finish == ENG_FINISH_ERROR)
+        srv_refuse(p, srv_gen_error(c->error), NULL);
+    else if (stopped)
+        srv_refuse(p, SRV_ERR_DRAINING, NULL);
+    return c->finish == ENG_FINISH_ERROR || stopped;
 }
 
-void srv_gen_summary(srv_buf *b, const srv_req *req, const eng_event *ev) {
-    (void)req;
-    srv_buf_printf(
-        b, "\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":", eng_finish_names[ev->finish]);
-    srv_json_int(b, ev->prompt_tokens);
-    srv_buf_puts(b, ",\"completion_tokens\":");
-    srv_json_int(b, ev->completion_tokens);
-    srv_buf_puts(b, "},\"timings\":{\"queue_ms\":");
-    srv_json_ms(b, ev->queue_ms);
-    srv_buf_puts(b, ",\"prefill_ms\":");
-    srv_json_ms(b, ev->prefill_ms);
-    srv_buf_puts(b, ",\"decode_ms\":");
-    srv_json_ms(b, ev->decode_ms);
-    srv_buf_puts(b, ",\"prefill_tokens_per_s\":");
-    srv_json_ms(b, rate(ev->prompt_tokens, ev->prefill_ms));
-    srv_buf_puts(b, ",\"decode_tokens_per_s\":");
-    /* decode_ms runs from the first token, which prefill paid for, to the end */
-    srv_json_ms(b, rate(ev->completion_tokens > 1 ? ev->completion_tokens - 1 : 0, ev->decode_ms));
-    srv_buf_puts(b, "}");
-    if (ev->finish == ENG_FINISH_ERROR) {
-        srv_problem p;
-        srv_refuse(&p, srv_gen_error(ev->error), NULL);
-        srv_buf_puts(b, ",\"error\":");
-        srv_err_object(b, &p);
+bool srv_gen_any_failed(const srv_req *req, srv_problem *p) {
+    int n = atomic_load(&req->n_choices);
+    for (int i = 0; i < n; i++)
+        if (srv_gen_failed(req, &req->choices[i], p))
+            return true;
+    return false;
+}
+
+static double larger(double a, double b) {
+    return a > b ? a : b;
+}
+
+/* Of several choices: tokens together, the longest of each time, the worst end. */
+void srv_gen_note_done(srv_req *req, const eng_event *ev) {
+    int n = atomic_load(&req->n_choices), before = 0;
+    for (int i = 0; i < n; i++)
+        before += req->choices[i].done;
+    req->finish = before > 1 && req->finish > ev->finish ? req->finish : ev->finish;
+    req->finished = before == n;
+    req->prompt_tokens += ev->prompt_tokens;
+    req->completion_tokens += ev->completion_tokens;
+    req->queue_ms = larger(req->queue_ms, ev->queue_ms);
+    req->prefill_ms = larger(req->prefill_ms, ev->prefill_ms);
+    req->decode_ms = larger(req->decode_ms, ev->decode_ms);
+}
+
+const char *srv_gen_piece(const srv_req *req, int32_t id, size_t *n, bool *special,
+                          char spare[32]) {
+    const tok_model *t = req->srv->backend.tokenizer;
+    const char *piece = srv_text_piece(t, id, n);
+    *special = *n == 0;
+    if (*n)
+        return piece;
+    piece = srv_text_piece_name(t, id);
+    if (!*piece) {
+        snprintf(spare, 32, "token_id:%d", (int)id);
+        piece = spare;
+    }
+    *n = strlen(piece);
+    return piece;
+}
+
+bool srv_gen_is_end(const srv_req *req, int32_t id) {
+    const srv_backend *be = &req->srv->backend;
+    int32_t eos = mdl_model_spec(be->model)->eos_id;
+    return id == (eos >= 0 ? eos : srv_text_eos(be->tokenizer));
+}
+
+static double mean_logprob(const srv_choice *c) {
+    return c->n_tokens ? c->logprob_sum / (double)c->n_tokens : 0;
+}
+
+/* By insertion: the draws are few. */
+void srv_gen_pick(srv_choice **best, size_t keep, const srv_req *req, size_t prompt) {
+    int n = atomic_load(&req->n_choices);
+    size_t have = 0;
+    bool rank = req->gen.best_of > req->gen.n;
+    for (int i = 0; i < n; i++) {
+        srv_choice *c = &req->choices[i];
+        if (c->prompt != prompt)
+            continue;
+        size_t at = have;
+        while (rank && at > 0 && mean_logprob(c) > mean_logprob(best[at - 1]))
+            at--;
+        if (at >= keep)
+            continue;
+        size_t last = have < keep ? have++ : keep - 1;
+        memmove(best + at + 1, best + at, (last - at) * sizeof(srv_choice *));
+        best[at] = c;
     }
 }

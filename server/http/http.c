@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "kernels/base/log.h"
+#include "server/http/chat_template.h"
 #include "server/http/server.h"
 
 enum { BACKLOG = 1024 };
@@ -144,6 +145,8 @@ void srv_progress(void *cls, uint64_t done, uint64_t total) {
 
 void srv_ready(srv_server *srv, const srv_backend *backend) {
     srv->backend = *backend;
+    if (!srv->backend.chat)
+        srv->backend.chat = srv_chat_find(NULL);
     atomic_store(&srv->state, SRV_READY);
 }
 
@@ -165,11 +168,9 @@ bool srv_quiet(srv_server *srv) {
 
 void srv_cancel_all(srv_server *srv) {
     pthread_mutex_lock(&srv->watch.lock);
-    for (srv_conn *c = srv->watch.first; c; c = c->next) {
-        eng_request *er = c->req ? atomic_load(&c->req->er) : NULL;
-        if (er)
-            eng_request_cancel(er);
-    }
+    for (srv_conn *c = srv->watch.first; c; c = c->next)
+        if (c->req)
+            srv_choices_cancel(c->req);
     pthread_mutex_unlock(&srv->watch.lock);
 }
 

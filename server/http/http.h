@@ -14,12 +14,14 @@
 #include "server/http/settings.h"
 
 typedef struct srv_server srv_server;
+typedef struct srv_chat_template srv_chat_template;
 
 typedef struct srv_backend {
     eng_engine *engine;
     const mdl_model *model;
     const tok_model *tokenizer; /* NULL: token ids only */
     double load_seconds;
+    const srv_chat_template *chat; /* of chat_template.h; NULL: the plain one */
 } srv_backend;
 
 /* Bind, listen, start threads. `s` is borrowed and must outlive the server. */

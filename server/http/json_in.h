@@ -1,4 +1,4 @@
-/* Bodies in: strict check, then cJSON, then the field table. Nothing else reads request JSON.
+/* Bodies in: strict check, then cJSON, then the field tables. Nothing else reads request JSON.
  *
  * Arrays of token ids never reach cJSON (a node costs 80 bytes): token_ids.c takes them out of the
  * text first. All functions are pure; any thread. */
@@ -12,11 +12,14 @@
 typedef struct srv_in_limits {
     int64_t vocab; /* ids are 0..vocab-1 */
     int64_t max_prompt_tokens;
+    const char *alias; /* the only model name accepted; NULL: any */
 } srv_in_limits;
 
-/* Parse the body of POST /generate. `body` is modified. On false *p says why and *out is clear. */
-bool srv_gen_parse(srv_gen *out, char *body, size_t n, const srv_in_limits *limits, srv_problem *p);
-void srv_gen_clear(srv_gen *g); /* NULL allowed */
+/* Parse a body by the rows of `t`, or of t->instead when the body says so. `body` is modified. On
+ * false *p says why and *out is clear, but for out->table. */
+bool srv_gen_parse(srv_gen *out, const srv_table *t, char *body, size_t n,
+                   const srv_in_limits *limits, srv_problem *p);
+void srv_gen_clear(srv_gen *g); /* NULL allowed; what was allocated, not the parameters */
 
 /* {"text": ...} of POST /tokenize; *text is malloc'd and NUL-terminated. */
 bool srv_text_parse(char **text, size_t *text_len, char *body, size_t n, srv_problem *p);

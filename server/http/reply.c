@@ -25,10 +25,17 @@ void srv_reply_body(srv_req *req, int status, const char *type, srv_buf *body) {
 
 void srv_reply_problem(srv_req *req, const srv_problem *p) {
     srv_buf b = {0};
-    srv_buf_puts(&b, "{\"error\":");
-    srv_err_object(&b, p);
-    srv_buf_puts(&b, "}\n");
-    srv_reply_body(req, srv_err_status(p->err), SRV_JSON, &b);
+    const srv_dialect *d = req->dialect;
+    if (d && d->problem) {
+        d->problem(&b, p);
+    } else {
+        srv_buf_puts(&b, "{\"error\":");
+        srv_err_object(&b, p);
+        srv_buf_puts(&b, "}");
+    }
+    srv_buf_puts(&b, "\n");
+    int status = d && d->status ? d->status(p->err) : srv_err_status(p->err);
+    srv_reply_body(req, status, SRV_JSON, &b);
     if (req->reply.status == 503)
         req->reply.retry_after = srv_retry_after(req->srv);
 }

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "server/http/access.h"
+#include "server/http/dialect.h"
 #include "server/http/errors.h"
 #include "server/http/fields.h"
 #include "server/http/http.h"
@@ -85,8 +86,8 @@ typedef struct srv_workers {
 
 /* Status codes that are counted one by one; others fall into the last row. */
 #define SRV_COUNTED_CODES                                                                          \
-    { 200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 431, 499, 500, 503, 0 }
-enum { SRV_N_CODES = 15, SRV_MAX_ROUTES = 12 };
+    { 200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500, 501, 503, 0 }
+enum { SRV_N_CODES = 19, SRV_MAX_ROUTES = 32 };
 
 struct srv_server {
     const srv_settings *set;
@@ -125,8 +126,9 @@ struct srv_req {
     srv_server *srv;
     srv_conn *conn;
     struct MHD_Connection *mhd;
-    atomic_int refs; /* the connection, and a worker while it has the job */
-    _Atomic(eng_request *) er;
+    atomic_int refs;     /* the connection, and a worker while it has the job */
+    srv_choice *choices; /* [n_choices], set before n_choices */
+    atomic_int n_choices;
 
     pthread_mutex_t lock; /* guards the next six */
     bool woken;
@@ -142,6 +144,8 @@ struct srv_req {
 
     /* the connection's thread only, except while a worker has the job */
     const srv_route *route; /* NULL until matched */
+    const srv_dialect *dialect;
+    char tail[257]; /* what follows the route's path, where that is a prefix */
     char id[SRV_ID_MAX + 1];
     char method[16];
     char path[257]; /* escaped, for the log */
@@ -157,10 +161,13 @@ struct srv_req {
     srv_reply reply;
 
     /* generation */
-    srv_buf out; /* stream: encoded, waiting to be sent from out_at on; else "tokens" so far */
+    srv_buf head; /* what every chunk of a stream begins with */
+    srv_buf out;  /* stream: encoded, waiting to be sent from out_at on */
     size_t out_at;
-    srv_buf text; /* not streaming: the completion so far */
-    bool finished;
+    int turn;        /* choice to look at next */
+    int64_t made_at; /* wall clock, seconds */
+    bool ended;      /* stream: nothing more will be encoded */
+    bool finished;   /* every choice is done */
     eng_finish finish;
     int64_t prompt_tokens, completion_tokens;
     double queue_ms, prefill_ms, decode_ms;
@@ -238,18 +245,22 @@ enum { SRV_GET = 1, SRV_POST = 2 };
 
 struct srv_route {
     const char *path;
+    bool prefix; /* the path is followed by a name */
     int methods;
     bool open;                                   /* answers without a key */
     bool early;                                  /* answers while the model is loading */
     bool heavy;                                  /* large bodies go to a worker */
     bool (*admit)(srv_req *req, srv_problem *p); /* cheap refusals before any work; or NULL */
     void (*run)(srv_req *req);                   /* fills req->reply or starts a generation */
+    const srv_table *body;                       /* rows of a body that asks for text, or NULL */
+    bool stream;                                 /* answers as a stream whatever the body says */
 };
 
 extern const srv_route srv_routes[];
 extern const int srv_route_count;
 
 const srv_route *srv_route_find(const char *path);
+void srv_route_tail(srv_req *req, const char *path); /* fills req->tail */
 void srv_count(srv_server *srv, const srv_route *route, int status);
 
 /* ---- api_*.c ---- */
@@ -269,10 +280,23 @@ void srv_metrics_run(srv_req *req);
 void srv_tokenize_run(srv_req *req);
 void srv_detokenize_run(srv_req *req);
 
-/* gen_out.c: the JSON objects of a generation */
-void srv_gen_token(srv_buf *b, const srv_req *req, const eng_event *ev);   /* {"id":..} */
-void srv_gen_summary(srv_buf *b, const srv_req *req, const eng_event *ev); /* "finish_reason":.. */
+void srv_model_run(srv_req *req);
+void srv_info_run(srv_req *req);
+void srv_not_built_run(srv_req *req);
+
+/* gen_out.c: what the dialects share */
 void srv_gen_note_done(srv_req *req, const eng_event *ev); /* keep figures for the log */
 srv_err srv_gen_error(tnl_status s);
+/* The problem behind a generation that did not end well; false: it did. Dialects without refusals
+ * of their own name a cancelled generation in their summary. */
+bool srv_gen_failed(const srv_req *req, const srv_choice *c, srv_problem *p);
+bool srv_gen_any_failed(const srv_req *req, srv_problem *p);
+/* A token as text: the piece's bytes or, where it has none, the name of the piece; *special then.
+ */
+const char *srv_gen_piece(const srv_req *req, int32_t id, size_t *n, bool *special, char spare[32]);
+bool srv_gen_is_end(const srv_req *req, int32_t id); /* the end-of-text token */
+/* The `keep` draws of one prompt to report: in order, or with best_of those of highest mean
+ * logprob, best first. */
+void srv_gen_pick(srv_choice **best, size_t keep, const srv_req *req, size_t prompt);
 
 #endif

@@ -8,38 +8,35 @@
 
 #include "server/http/server.h"
 
-static void frame_begin(srv_req *req) {
-    if (req->sse)
+/* A generation that failed: our dialect says so in its summary, the others end with an error. */
+static void on_done(srv_req *req, srv_choice *c, const eng_event *ev) {
+    const srv_dialect *d = req->dialect;
+    srv_problem p;
+    if (d->problem && srv_gen_failed(req, c, &p)) {
         srv_buf_puts(&req->out, "data: ");
-}
-
-static void frame_end(srv_req *req) {
-    srv_buf_puts(&req->out, req->sse ? "\n\n" : "\n");
-}
-
-static void encode(srv_req *req, const eng_event *ev) {
-    srv_buf *b = &req->out;
-    frame_begin(req);
-    srv_buf_puts(b, "{");
-    if (ev->kind == ENG_EV_TOKEN) {
-        srv_buf_puts(b, "\"index\":");
-        srv_json_int(b, ev->index);
-        srv_buf_puts(b, ",\"token\":");
-        srv_gen_token(b, req, ev);
-    } else {
-        srv_gen_note_done(req, ev);
-        srv_gen_summary(b, req, ev);
+        d->problem(&req->out, &p);
+        srv_buf_puts(&req->out, "\n\n");
+        srv_choices_cancel(req);
+        req->ended = true;
+        return;
     }
-    srv_buf_puts(b, "}");
-    frame_end(req);
+    d->done(req, c, ev);
+    if (!srv_choices_done(req))
+        return;
+    if (d->end)
+        d->end(req);
+    req->ended = true;
 }
 
-/* Encode what is there, up to a chunk; the ring keeps the rest and so holds the engine back. */
-static void drain_ring(srv_req *req) {
-    eng_request *er = atomic_load(&req->er);
+/* Encode what is there, up to a chunk; the rings keep the rest and so hold the engine back. */
+static void drain_rings(srv_req *req) {
+    srv_choice *c;
     eng_event ev;
-    while (!req->finished && req->out.len < SRV_STREAM_CHUNK && eng_request_poll(er, &ev)) {
-        encode(req, &ev);
+    while (!req->ended && req->out.len < SRV_STREAM_CHUNK && srv_choices_next(req, &c, &ev)) {
+        if (ev.kind == ENG_EV_TOKEN)
+            req->dialect->token(req, c, &ev);
+        else
+            on_done(req, c, &ev);
         eng_event_clear(&ev);
     }
 }
@@ -72,14 +69,14 @@ static ssize_t pull(void *cls, uint64_t pos, char *buf, size_t max) {
         if (gone || req->out.failed)
             return MHD_CONTENT_READER_END_WITH_ERROR;
         if (req->out_at == req->out.len)
-            drain_ring(req);
+            drain_rings(req);
         if (req->out.failed)
             return MHD_CONTENT_READER_END_WITH_ERROR;
         if (req->out.len == 0 && ping)
             srv_buf_puts(&req->out, req->sse ? ": ping\n\n" : "\n");
         if (req->out_at < req->out.len)
             return hand_out(req, buf, max);
-        if (req->finished)
+        if (req->ended)
             return MHD_CONTENT_READER_END_OF_STREAM;
         if (srv_req_park(req))
             return 0;
@@ -95,6 +92,8 @@ enum MHD_Result srv_stream_begin(srv_req *req) {
     atomic_store(&req->streaming, true);
     if (req->sse)
         srv_buf_puts(&req->out, ": ok\n\n");
+    if (req->dialect->begin)
+        req->dialect->begin(req);
     req->reply.status = 200;
     req->reply.type = req->sse ? "text/event-stream; charset=utf-8" : "application/x-ndjson";
     srv_watch_poke(req->srv);

@@ -43,3 +43,14 @@ const char *srv_text_piece_name(const tok_model *t, int32_t id) {
     const char *name = t ? tok_piece_name(t, id) : NULL;
     return name ? name : "";
 }
+
+int32_t srv_text_find(const tok_model *t, const char *name) {
+    for (int32_t id = 0; t && id < tok_vocab(t); id++)
+        if (strcmp(tok_piece_name(t, id), name) == 0)
+            return id;
+    return -1;
+}
+
+int32_t srv_text_eos(const tok_model *t) {
+    return t ? tok_eos(t) : -1;
+}

@@ -19,5 +19,8 @@ tnl_status srv_text_decode(const tok_model *t, const int32_t *ids, size_t n_ids,
 const char *srv_text_piece(const tok_model *t, int32_t id, size_t *n);
 /* The piece as the vocabulary spells it, or "". */
 const char *srv_text_piece_name(const tok_model *t, int32_t id);
+/* Id of the piece of that name, -1: none. Looks at every piece. */
+int32_t srv_text_find(const tok_model *t, const char *name);
+int32_t srv_text_eos(const tok_model *t); /* -1: none */
 
 #endif

@@ -23,3 +23,13 @@ const char *srv_text_piece_name(const tok_model *t, int32_t id) {
     (void)t, (void)id;
     return "";
 }
+
+int32_t srv_text_find(const tok_model *t, const char *name) {
+    (void)t, (void)name;
+    return -1;
+}
+
+int32_t srv_text_eos(const tok_model *t) {
+    (void)t;
+    return -1;
+}

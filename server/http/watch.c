@@ -69,9 +69,8 @@ static void pass_deadline(srv_conn *c) {
     c->deadline_ms = 0;
     if (c->phase == SRV_PH_WORK && req) {
         /* A generation ends as if its client had asked: the answer says "cancelled". */
-        eng_request *er = atomic_load(&req->er);
-        if (er) {
-            eng_request_cancel(er);
+        if (srv_choices_started(req)) {
+            srv_choices_cancel(req);
             return;
         }
     }

@@ -1,6 +1,6 @@
-/* A body of POST /generate, /tokenize and /detokenize of any bytes: refused with a named problem,
- * or every field is in its range, the engine's own check agrees, and a second parse gives the
- * same. */
+/* A body of any generating route, /tokenize and /detokenize of any bytes: refused with a named
+ * problem, or every field is in its range, the engine's own check agrees, and a second parse gives
+ * the same. */
 #include "tests/fuzz/fuzz.h"
 
 #include <math.h>
@@ -10,7 +10,8 @@
 #include "server/http/json_in.h"
 
 enum { VOCAB = 700, MAX_PROMPT = 1000 };
-static const srv_in_limits limits = {.vocab = VOCAB, .max_prompt_tokens = MAX_PROMPT};
+static const srv_in_limits limits = {
+    .vocab = VOCAB, .max_prompt_tokens = MAX_PROMPT, .alias = "tiny"};
 
 /* The readers work in place, so each gets a copy of its own, exactly as large as the input. */
 static char *copy_of(const uint8_t *data, size_t size) {
@@ -23,7 +24,7 @@ static char *copy_of(const uint8_t *data, size_t size) {
 
 static void check_problem(const srv_problem *p) {
     FUZZ_CHECK(p->err > SRV_ERR_NONE && p->err < SRV_ERR_COUNT);
-    FUZZ_CHECK(srv_err_status(p->err) == 400);
+    FUZZ_CHECK(srv_err_status(p->err) == (p->err == SRV_ERR_UNKNOWN_MODEL ? 404 : 400));
     FUZZ_CHECK(strlen(p->param) <= 64 && tnl_utf8_valid(p->param, strlen(p->param)));
     srv_buf b = {0};
     srv_err_object(&b, p);
@@ -40,14 +41,25 @@ static double value_of(const srv_gen *g, const srv_field *f) {
     return (double)*(const float *)at;
 }
 
-static void check_fields(const srv_gen *g) {
-    for (int i = 0; i < srv_field_count; i++) {
-        const srv_field *f = &srv_fields[i];
+/* What a body may leave out lies outside the range of its row. */
+static bool absent(const srv_field *f, double v) {
+    return f->preset && strcmp(f->preset, "null") == 0 && v <= 0;
+}
+
+static void check_rows(const srv_gen *g, const srv_table *t) {
+    for (int i = 0; i < t->n; i++) {
+        const srv_field *f = &t->rows[i];
+        if (f->sub)
+            check_rows(g, f->sub);
         if (f->kind > SRV_FIELD_FLOAT)
             continue;
         double v = value_of(g, f);
-        FUZZ_CHECK(v >= f->min && v <= f->max && !(f->min_open && v == f->min));
+        FUZZ_CHECK(absent(f, v) || (v >= f->min && v <= f->max && !(f->min_open && v == f->min)));
     }
+}
+
+static void check_fields(const srv_gen *g) {
+    check_rows(g, g->table);
     const eng_params *p = &g->params;
     FUZZ_CHECK(p->n_bias >= 0 && p->n_bias <= ENG_MAX_BIAS);
     for (int i = 0; i < p->n_bias; i++)
@@ -59,37 +71,49 @@ static void check_fields(const srv_gen *g) {
     }
 }
 
-static void check_prompt(const srv_gen *g) {
-    FUZZ_CHECK(g->has_prompt && !g->text == !!g->ids);
-    if (g->text)
-        FUZZ_CHECK(g->text_len > 0 && strlen(g->text) == g->text_len &&
-                   tnl_utf8_valid(g->text, g->text_len));
-    FUZZ_CHECK(g->text || (g->n_ids >= 1 && g->n_ids <= MAX_PROMPT));
-    for (size_t i = 0; i < g->n_ids; i++)
-        FUZZ_CHECK(g->ids[i] >= 0 && g->ids[i] < VOCAB);
+static void check_prompt(const srv_prompt *p) {
+    FUZZ_CHECK(!p->text == !!p->ids);
+    if (p->text)
+        FUZZ_CHECK(p->text_len > 0 && strlen(p->text) == p->text_len &&
+                   tnl_utf8_valid(p->text, p->text_len));
+    FUZZ_CHECK(p->text || (p->n_ids >= 1 && p->n_ids <= MAX_PROMPT));
+    for (size_t i = 0; i < p->n_ids; i++)
+        FUZZ_CHECK(p->ids[i] >= 0 && p->ids[i] < VOCAB);
+}
+
+static void check_prompts(const srv_gen *g) {
+    FUZZ_CHECK((g->n_prompts > 0) != (g->n_messages > 0) && g->n_prompts <= SRV_MAX_PROMPTS);
+    for (size_t i = 0; i < g->n_prompts; i++)
+        check_prompt(&g->prompts[i]);
+    for (size_t i = 0; i < g->n_messages; i++)
+        FUZZ_CHECK(strlen(g->messages[i].text) == g->messages[i].text_len);
 }
 
 static void check_same(const srv_gen *a, const srv_gen *b) {
     FUZZ_CHECK(memcmp(&a->params, &b->params, sizeof a->params) == 0 && a->stream == b->stream);
-    FUZZ_CHECK(a->n_ids == b->n_ids && a->text_len == b->text_len);
-    FUZZ_CHECK(!a->n_ids || memcmp(a->ids, b->ids, a->n_ids * sizeof *a->ids) == 0);
-    FUZZ_CHECK(!a->text || memcmp(a->text, b->text, a->text_len) == 0);
+    FUZZ_CHECK(a->n_prompts == b->n_prompts && a->n_messages == b->n_messages && a->n == b->n);
+    for (size_t i = 0; i < a->n_prompts; i++) {
+        const srv_prompt *p = &a->prompts[i], *q = &b->prompts[i];
+        FUZZ_CHECK(p->n_ids == q->n_ids && p->text_len == q->text_len);
+        FUZZ_CHECK(!p->n_ids || memcmp(p->ids, q->ids, p->n_ids * sizeof *p->ids) == 0);
+        FUZZ_CHECK(!p->text || memcmp(p->text, q->text, p->text_len) == 0);
+    }
 }
 
-static void try_generate(const uint8_t *data, size_t size) {
+static void try_generate(const srv_table *t, const uint8_t *data, size_t size) {
     static srv_gen a, b; /* 12 KiB each */
     srv_problem p = {0};
     char *body = copy_of(data, size);
-    bool ok = srv_gen_parse(&a, body, size, &limits, &p);
+    bool ok = srv_gen_parse(&a, t, body, size, &limits, &p);
     free(body);
     if (!ok) {
         check_problem(&p);
         return;
     }
     check_fields(&a);
-    check_prompt(&a);
+    check_prompts(&a);
     body = copy_of(data, size);
-    FUZZ_CHECK(srv_gen_parse(&b, body, size, &limits, &p));
+    FUZZ_CHECK(srv_gen_parse(&b, t, body, size, &limits, &p));
     free(body);
     check_same(&a, &b);
     srv_gen_clear(&a);
@@ -123,7 +147,10 @@ static void try_tokens(const uint8_t *data, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    try_generate(data, size);
+    static const srv_table *const tables[] = {&srv_table_generate, &srv_table_completions,
+                                              &srv_table_chat, &srv_table_tgi};
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)
+        try_generate(tables[i], data, size);
     try_text(data, size);
     try_tokens(data, size);
     return 0;

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-GETS = ["/health", "/ready", "/v1/models", "/metrics"]
-POSTS = ["/generate", "/tokenize", "/detokenize"]
+GETS = ["/health", "/ready", "/v1/models", "/v1/models/tiny", "/info", "/metrics"]
+POSTS = ["/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions",
+         "/v1/embeddings", "/tokenize", "/detokenize"]
 
 
 def test_health_and_ready(server):
@@ -71,7 +72,7 @@ def test_detokenize_nothing(server):
     assert server.post("/detokenize", {"tokens": []}).json == {"text": ""}
 
 
-@pytest.mark.parametrize("path", ["/", "/generate/", "//generate", "/Generate", "/generate;x",
+@pytest.mark.parametrize("path", ["/x", "/generate/", "//generate", "/Generate", "/generate;x",
                                   "/v1", "/v1/models/", "/../etc/passwd", "/%2e%2e/%2fetc",
                                   "/generate?x=1", "/health/?" + "q" * 8000])
 def test_unknown_path(server, path):

@@ -135,7 +135,8 @@ static void test_integers(void **unused) {
 static void test_both_readers_agree(void **unused) {
     (void)unused;
     static srv_gen fast, slow;
-    const srv_in_limits limits = {1000, 50};
+    const srv_in_limits limits = {1000, 50, NULL};
+    const srv_table *t = &srv_table_generate;
     for (int round = 0; round < 2000; round++) {
         char a[1024] = "{\"prompt\":[", b[1024] = "{\"prompt\":[";
         size_t n = draw() % 60;
@@ -148,13 +149,13 @@ static void test_both_readers_agree(void **unused) {
         snprintf(a + strlen(a), sizeof a - strlen(a), "]}");
         snprintf(b + strlen(b), sizeof b - strlen(b), "]}");
         srv_problem p = {0}, q = {0};
-        bool ok = srv_gen_parse(&fast, a, strlen(a), &limits, &p);
-        assert_int_equal(ok, srv_gen_parse(&slow, b, strlen(b), &limits, &q));
+        bool ok = srv_gen_parse(&fast, t, a, strlen(a), &limits, &p);
+        assert_int_equal(ok, srv_gen_parse(&slow, t, b, strlen(b), &limits, &q));
         assert_int_equal(p.err, q.err);
         assert_int_equal(ok, n > 0 && n <= 50);
         if (ok) {
-            assert_int_equal(fast.n_ids, slow.n_ids);
-            assert_memory_equal(fast.ids, slow.ids, n * sizeof *fast.ids);
+            assert_int_equal(fast.prompts[0].n_ids, slow.prompts[0].n_ids);
+            assert_memory_equal(fast.prompts[0].ids, slow.prompts[0].ids, n * sizeof(int32_t));
             srv_gen_clear(&fast);
             srv_gen_clear(&slow);
         }
