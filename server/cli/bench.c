@@ -14,7 +14,7 @@
 typedef struct settings {
     cli_model_opts model;
     const char *random;
-    cli_list prefill, context, batch, threads;
+    cli_list prefill, prefill_from, context, batch, threads;
     int64_t decode, repeats, step_tokens;
     double machine_seconds, slice;
     uint64_t seed;
@@ -37,6 +37,14 @@ static const cli_opt options[] = {
      .dflt = "32,512",
      .arg = "N,...",
      .help = "prompt lengths; 0: none"},
+    {.flag = "prefill-from",
+     .type = CLI_INT_LIST,
+     AT(prefill_from),
+     .min = 0,
+     .max = 1e15,
+     .dflt = "0",
+     .arg = "N,...",
+     .help = "positions where prompts begin; beyond 0: with a random state"},
     {.flag = "decode",
      .type = CLI_INT,
      AT(decode),
@@ -188,18 +196,22 @@ static tnl_status measure_group(run *r, const char *label, bench_row *rows, int 
 }
 
 static tnl_status prefill_rows(run *r, tnl_error *err) {
-    const cli_list *p = &r->o->prefill;
+    const cli_list *p = &r->o->prefill, *f = &r->o->prefill_from;
     kn_dtype t = mdl_model_weights(r->model)->dtype;
+    kn_limit limit = t >= KN_PLAIN_COUNT ? KN_LIMIT_INT8 : KN_LIMIT_FP32;
     int n = 0;
-    bench_row *rows = calloc((size_t)(p->n * r->b.n_threads), sizeof *rows);
+    bench_row *rows = calloc((size_t)(p->n * f->n * r->b.n_threads), sizeof *rows);
     if (!rows)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory");
     for (int i = 0; i < p->n; i++)
-        for (int k = 0; k < r->b.n_threads && p->v[i] > 0; k++)
-            rows[n++] = (bench_row){.prefill = true,
-                                    .tokens = p->v[i],
-                                    .threads = k,
-                                    .limit = t >= KN_PLAIN_COUNT ? KN_LIMIT_INT8 : KN_LIMIT_FP32};
+        for (int j = 0; j < f->n && p->v[i] > 0; j++)
+            for (int k = 0; k < r->b.n_threads; k++)
+                rows[n++] = (bench_row){.prefill = true,
+                                        .tokens = p->v[i],
+                                        .context = f->v[j],
+                                        .batch = 1,
+                                        .threads = k,
+                                        .limit = limit};
     tnl_status s = n > 0 ? measure_group(r, "prefill", rows, n, err) : TNL_OK;
     free(rows);
     return s;

@@ -62,10 +62,11 @@ typedef struct bench_sample {
 typedef struct bench_work bench_work;
 
 typedef struct bench_row {
-    bool prefill;           /* else decode */
-    int64_t tokens;         /* prefill: of the prompt */
-    int64_t context, batch; /* decode: tokens behind each sequence; sequences in a step */
-    int threads;            /* index into the settings' thread counts */
+    bool prefill;    /* else decode */
+    int64_t tokens;  /* prefill: of the prompt */
+    int64_t context; /* tokens behind each sequence at the start */
+    int64_t batch;   /* decode: sequences in a step */
+    int threads;     /* index into the settings' thread counts */
     kn_limit limit;
     bench_work *work; /* while its group runs */
     int64_t turns;    /* wanted */
@@ -93,11 +94,12 @@ uint64_t bench_peak_rss(void);
 
 /* ---- the work of a row: bench_work.c ---- */
 
-/* Prefill feeds random tokens to an empty state, a prompt after another. Needed: two operations for
- * each weight of the layers' matrices and token, and the head once a prompt; attention is not
- * counted. Decode goes on from position `context` with random states. Needed: every weight once a
- * step, one embedding row for each sequence, and of each sequence the state matrices and the
- * pending rows in use. What is written is not counted. */
+/* Prefill feeds random tokens, a prompt after another, each to an empty state; or, from a context,
+ * on and on to a random one. Needed: two operations for each weight of the layers' matrices and
+ * token, and the head once a prompt; attention is not counted. Decode goes on from position
+ * `context` with random states. Needed: every weight once a step, one embedding row for each
+ * sequence, and of each sequence the state matrices and the pending rows in use. What is written is
+ * not counted. */
 tnl_status bench_work_open(bench_work **out, const bench_settings *b, bench_row *row,
                            tnl_error *err);
 void bench_work_close(bench_work *w); /* NULL allowed */

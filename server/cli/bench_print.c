@@ -73,7 +73,7 @@ static void print_json(const bench_output *o, const bench_settings *b, const ben
     printf("{\"test\":\"%s\",\"weights\":\"%s\",\"threads\":%d,", r->prefill ? "prefill" : "decode",
            o->weights, b->peaks[r->threads].threads);
     if (r->prefill)
-        printf("\"tokens\":%" PRId64 ",", r->tokens);
+        printf("\"tokens\":%" PRId64 ",\"from\":%" PRId64 ",", r->tokens, r->context);
     else
         printf("\"context\":%" PRId64 ",\"batch\":%" PRId64 ",", r->context, r->batch);
     printf("\"turns\":%d,\"tokens_per_s\":%.3f,\"best_tokens_per_s\":%.3f,\"ms_per_token\":%.5f,"
@@ -97,7 +97,7 @@ static void print_table(const bench_output *o, const bench_settings *b, const be
     printf("%-8s %-7s %7d ", r->prefill ? "prefill" : "decode", o->weights,
            b->peaks[r->threads].threads);
     if (r->prefill)
-        printf("%8" PRId64 " %9s %6s ", r->tokens, "", "");
+        printf("%8" PRId64 " %9" PRId64 " %6s ", r->tokens, r->context, "");
     else
         printf("%8s %9" PRId64 " %6" PRId64 " ", "", r->context, r->batch);
     printf("%10.2f %10.2f %10.4f ", v->tokens_per_s, v->best_tokens_per_s, 1e3 / v->tokens_per_s);
@@ -131,7 +131,7 @@ static const char *difference(const bench_settings *b, const bench_row *x, const
     } parts[] = {
         {"threads", b->peaks[x->threads].threads, b->peaks[y->threads].threads},
         {"tokens", x->tokens, y->tokens},
-        {"context", x->context, y->context},
+        {x->prefill ? "from" : "context", x->context, y->context},
         {"batch", x->batch, y->batch},
     };
     const char *name = NULL;
@@ -160,7 +160,7 @@ static void print_ratio(const bench_output *o, const bench_settings *b, const be
                "\"from\":%" PRId64 ",\"to\":%" PRId64 ",\"threads\":%d,",
                of, o->weights, by, from, to, b->peaks[y->threads].threads);
         if (x->prefill)
-            printf("\"tokens\":%" PRId64 ",", y->tokens);
+            printf("\"tokens\":%" PRId64 ",\"at\":%" PRId64 ",", y->tokens, y->context);
         else
             printf("\"context\":%" PRId64 ",\"batch\":%" PRId64 ",", y->context, y->batch);
         printf("\"speed\":%.4f,\"best_speed\":%.4f}\n", mid, best);
@@ -172,6 +172,8 @@ static void print_ratio(const bench_output *o, const bench_settings *b, const be
         printf(", %d threads", b->peaks[y->threads].threads);
     if (x->prefill && strcmp(by, "tokens") != 0)
         printf(", %" PRId64 " tokens", y->tokens);
+    if (x->prefill && strcmp(by, "from") != 0 && y->context > 0)
+        printf(", from %" PRId64, y->context);
     if (!x->prefill && strcmp(by, "context") != 0)
         printf(", context %" PRId64, y->context);
     if (!x->prefill && strcmp(by, "batch") != 0)

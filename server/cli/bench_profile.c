@@ -39,7 +39,8 @@ static void print_json(const profile_run *p, const kn_profile_row *r, const char
            p->row->prefill ? "prefill" : "decode", p->o->weights,
            p->b->peaks[p->row->threads].threads);
     if (p->row->prefill)
-        printf("\"tokens\":%lld,", (long long)p->row->tokens);
+        printf("\"tokens\":%lld,\"from\":%lld,", (long long)p->row->tokens,
+               (long long)p->row->context);
     else
         printf("\"context\":%lld,\"batch\":%lld,", (long long)p->row->context,
                (long long)p->row->batch);
@@ -76,7 +77,7 @@ static void print_title(const profile_run *p) {
     printf("\nprofile of %s, %s, %d threads, ", r->prefill ? "prefill" : "decode", p->o->weights,
            p->b->peaks[r->threads].threads);
     if (r->prefill)
-        printf("%lld tokens", (long long)r->tokens);
+        printf("%lld tokens from %lld", (long long)r->tokens, (long long)r->context);
     else
         printf("context %lld, batch %lld", (long long)r->context, (long long)r->batch);
     printf(": %lld steps of %.3f ms; reads %.1f GB/s, fp32 %.0f GFLOP/s, int8 %.0f GOP/s\n",

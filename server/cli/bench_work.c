@@ -10,7 +10,7 @@ enum { WHOLE_PROMPT = 2048 }; /* tokens of a prompt that is fed within one turn 
 struct bench_work {
     mdl_model *model;
     bool prefill;
-    int64_t tokens, batch, step_tokens, fed;
+    int64_t tokens, context, batch, step_tokens, fed;
     mdl_ctx *ctx;
     int64_t n_states;
     mdl_state **states;
@@ -75,10 +75,10 @@ static int64_t min64(int64_t a, int64_t b) {
 
 /* The sequences of a batch stand at different places of a block, as they would: the blocks that
  * they fill are folded in different steps. */
-static void place_states(bench_work *w, int64_t context, uint64_t seed) {
+static void place_states(bench_work *w, uint64_t seed) {
     int64_t block = mdl_model_backend(w->model)->block;
     for (int64_t i = 0; i < w->n_states; i++) {
-        int64_t at = context + (w->batch < block ? i * (block / w->batch) : i % block);
+        int64_t at = w->context + (w->batch < block ? i * (block / w->batch) : i % block);
         mdl_state_randomize(w->model, w->states[i], at, seed + (uint64_t)i);
     }
 }
@@ -106,6 +106,7 @@ tnl_status bench_work_open(bench_work **out, const bench_settings *b, bench_row 
     w->model = b->model;
     w->prefill = row->prefill;
     w->tokens = row->tokens;
+    w->context = row->context;
     w->batch = row->prefill ? 1 : row->batch;
     w->step_tokens = row->prefill ? min64(row->tokens, b->step_tokens) : row->batch;
     w->seed = b->seed;
@@ -113,8 +114,8 @@ tnl_status bench_work_open(bench_work **out, const bench_settings *b, bench_row 
     w->embed_row = embed_row_bytes(b->model);
     TNL_TRY(mdl_ctx_open(&w->ctx, b->model, w->step_tokens, w->batch, err));
     TNL_TRY(make_states(w, w->batch, err));
-    if (!row->prefill)
-        place_states(w, row->context, b->seed);
+    if (!row->prefill || row->context > 0)
+        place_states(w, b->seed);
     row->state_bytes = (size_t)w->batch * mdl_state_bytes(b->model);
     row->working_bytes = mdl_ctx_bytes(b->model, w->step_tokens, w->batch);
     return TNL_OK;
@@ -168,7 +169,8 @@ tnl_status bench_work_step(bench_work *w, bench_sample *s, tnl_error *err) {
         return forward(w, 1, true, &s->seconds, err);
     }
     if (w->fed == w->tokens) {
-        mdl_state_reset(w->model, w->states[0]);
+        if (w->context == 0)
+            mdl_state_reset(w->model, w->states[0]);
         w->fed = 0;
     }
     int64_t n = min64(w->tokens - w->fed, w->step_tokens);

@@ -7,7 +7,7 @@ MACHINE = {"test", "threads", "read_gb_s", "fp32_gflop_s", "int8_gop_s"}
 ROW = {"test", "weights", "threads", "turns", "tokens_per_s", "best_tokens_per_s", "ms_per_token",
        "best_ms_per_token", "limit", "limit_rate", "best_limit_rate", "needed_per_token",
        "share_of_limit", "best_share_of_limit", "state_bytes", "working_bytes", "rss_bytes"}
-PREFILL = ROW | {"tokens"}
+PREFILL = ROW | {"tokens", "from"}
 DECODE = ROW | {"context", "batch"}
 PROFILE = {"test", "of", "weights", "threads", "op", "calls", "us", "share_of_step", "gb_s",
            "share_of_bandwidth", "gop_s", "limit", "share_of_peak"}
@@ -54,6 +54,16 @@ def test_model(tnl, bare):
     assert r.err == ""
 
 
+def test_prefill_from(tnl, bare):
+    r = tnl("bench", bare, "--json", "--decode", 0, "--prefill", "5,40", "--prefill-from",
+            "0,1000000", "--threads", 1, *QUICK)
+    rows = of(r.lines, "prefill")
+    assert [(x["tokens"], x["from"]) for x in rows] == [(5, 0), (5, 10**6), (40, 0), (40, 10**6)]
+    assert {(x["by"], x["from"], x["to"]) for x in of(r.lines, "ratio")} == {
+        ("from", 0, 10**6), ("tokens", 5, 40)}
+    assert rows[2]["needed_per_token"] == rows[3]["needed_per_token"]
+
+
 def test_memory_does_not_depend_on_the_context(tnl, bare):
     r = tnl("bench", bare, "--json", "--prefill", 0, "--context", "128,131072", "--batch", "1,2",
             *QUICK)
@@ -83,7 +93,7 @@ def test_profile(tnl, bare):
     r = tnl("bench", bare, "--json", "--profile", "--prefill", 40, "--context", 64, "--batch", 2,
             *QUICK)
     rows = of(r.lines, "profile")
-    for test, shape in (("prefill", {"tokens"}), ("decode", {"context", "batch"})):
+    for test, shape in (("prefill", {"tokens", "from"}), ("decode", {"context", "batch"})):
         mine = [x for x in rows if x["of"] == test]
         assert all(set(x) == PROFILE | shape for x in mine)
         assert sum(x["share_of_step"] for x in mine) == pytest.approx(1, abs=1e-2)
