@@ -1,62 +1,80 @@
-/* The measured cost of a row, and the rows that pay: see pace.h. */
+/* The measured time of steps, and the rows that pay: see pace.h. */
 #include "server/engine/pace.h"
 
 #include <stddef.h>
 
-/* What is assumed before anything is measured, and how many observations (times the variance of
- * their rows) that assumption weighs. */
-#define PRESUMED_COST 0.1
-#define PRESUMED_WEIGHT 8.0
+/* Presumed cost of a further row: low, so that a number of rows that was never measured is tried
+ * when the guesses are good. */
+#define PRESUMED_COST 0.04
 
-#define KEEP 0.98 /* of the old sums, at each step: about fifty steps count */
+/* A step that something else on the machine held up counts as no more than this times what was
+ * expected. */
+#define OUTLIER 2.5
 
-/* A step that something else on the machine held up counts as no more than this times what the line
- * says. */
-#define OUTLIER 2.0
+/* What is added to the time of a row, and what a chance is held to be worth: neither is known
+ * exactly, and nobody minds a guess that was not made. */
+#define ROW_MARGIN 0.03
+#define CHANCE_WORTH 0.9
 
-#define MIN_COST 0.005
-#define MAX_COST 1.0
+enum {
+    LAST_WEIGHT = 8, /* the latest measurement counts one part in so many, at least */
+    UNIT_WEIGHT = 8,
+    MEMORY = 1000, /* steps */
+};
 
-/* A row must give this much more than it costs: the estimates are not exact, and nobody minds a
- * guess that was not made. */
-#define MARGIN 1.15
+/* ---- time ---- */
 
-/* The line through what was measured and what was presumed, each by its weight: time of a step of
- * one row, and the cost of a further row as a share of it. */
-static double fit(const eng_pace *p, double *cost) {
-    *cost = p->fixed > 0 ? p->fixed : PRESUMED_COST;
-    if (p->n < 1)
-        return 0;
-    double x = p->rows / p->n, y = p->seconds / p->n;
-    double unit = y / (1 + *cost * (x - 1)); /* makes the slopes comparable */
-    if (p->fixed > 0 || unit <= 0)
-        return unit;
-    double xx = p->rows2 - p->n * x * x, xy = (p->product - p->n * x * y) / unit;
-    double slope = (xy + PRESUMED_WEIGHT * PRESUMED_COST) / (xx + PRESUMED_WEIGHT);
-    double one = y / unit - slope * (x - 1);
-    *cost = one > 0 && slope < MAX_COST * one ? slope / one : MAX_COST;
-    *cost = *cost < MIN_COST ? MIN_COST : *cost;
-    return one > 0 ? one * unit : y / x;
+static bool measured(const eng_pace *p, int64_t rows) {
+    return p->seen[rows] > 0 && p->steps - p->last[rows] < MEMORY;
 }
 
-double eng_pace_row_cost(const eng_pace *p) {
-    double cost;
-    fit(p, &cost);
-    return cost;
+/* Between two numbers of rows that were measured, a line; beyond the last one, the presumed cost.
+ */
+double eng_pace_time(const eng_pace *p, int64_t rows) {
+    int64_t lo = rows, hi = rows;
+    if (p->fixed > 0)
+        return 1 + p->fixed * (double)(rows - 1);
+    while (lo > 1 && !measured(p, lo))
+        lo--;
+    while (hi <= ENG_PACE_ROWS && !measured(p, hi))
+        hi++;
+    double below = measured(p, lo) ? p->time[lo] : 1;
+    if (hi == lo)
+        return below;
+    if (hi > ENG_PACE_ROWS)
+        return below * (1 + PRESUMED_COST * (double)(rows - lo));
+    return below + (p->time[hi] - below) * (double)(rows - lo) / (double)(hi - lo);
 }
 
+/* One row is the unit; what is seen at other numbers of rows moves the unit only once they are
+ * known, else a unit that is too small could never be told from rows that cost much. */
 void eng_pace_observe(eng_pace *p, int64_t rows, double seconds) {
-    double x = (double)rows, cost, one = fit(p, &cost);
-    double most = OUTLIER * one * (1 + cost * (x - 1));
-    if (p->n >= 1 && seconds > most)
-        seconds = most;
-    p->n = KEEP * p->n + 1;
-    p->rows = KEEP * p->rows + x;
-    p->seconds = KEEP * p->seconds + seconds;
-    p->rows2 = KEEP * p->rows2 + x * x;
-    p->product = KEEP * p->product + x * seconds;
+    if (rows < 1 || rows > ENG_PACE_ROWS || !(seconds > 0))
+        return;
+    if (p->unit <= 0)
+        p->unit = seconds / eng_pace_time(p, rows);
+    double units = seconds / p->unit, expected = eng_pace_time(p, rows);
+    if (!measured(p, rows))
+        p->seen[rows] = 0;
+    units = units > OUTLIER * expected ? OUTLIER * expected : units;
+    if (rows == 1 || p->seen[rows] >= LAST_WEIGHT / 2)
+        p->unit *= 1 + (units / expected - 1) / UNIT_WEIGHT;
+    int weight = p->seen[rows] + 1;
+    if (rows == 1)
+        p->time[rows] = 1;
+    else
+        p->time[rows] += (units - p->time[rows]) / weight;
+    p->seen[rows] += weight < LAST_WEIGHT;
+    p->last[rows] = p->steps++;
 }
 
+/* ---- dealing ---- */
+
+static bool decodes(const eng_sched_slot *s) {
+    return s->used && !s->paused && s->prompt_left == 0;
+}
+
+/* The chance that the next guess is true, and all before it. */
 static double next_chance(const eng_sched_slot *s) {
     double p = 1;
     for (int64_t i = 0; i <= s->draft; i++)
@@ -64,32 +82,48 @@ static double next_chance(const eng_sched_slot *s) {
     return p;
 }
 
-/* The slot whose next guess is likeliest, NULL: there is none. */
-static eng_sched_slot *likeliest(eng_sched_slot *slots, int n_slots, double *chance) {
+/* One more guess for the slot whose next one is likeliest; returns the chance, 0: there is none. */
+static double add_guess(eng_sched_slot *slots, int n_slots) {
     eng_sched_slot *best = NULL;
-    *chance = 0;
+    double chance = 0;
     for (int i = 0; i < n_slots; i++) {
         double p = slots[i].draft < slots[i].guesses ? next_chance(&slots[i]) : 0;
-        if (p > *chance) {
+        if (p > chance) {
             best = &slots[i];
-            *chance = p;
+            chance = p;
         }
     }
-    return best;
+    if (best)
+        best->draft++;
+    return chance;
 }
 
-void eng_pace_deal(const eng_pace *p, eng_sched_slot *slots, int n_slots, int64_t rows) {
-    double decoders = 0, cost = eng_pace_row_cost(p), chance;
+static int64_t clear_drafts(eng_sched_slot *slots, int n_slots) {
+    int64_t decoders = 0;
     for (int i = 0; i < n_slots; i++) {
         slots[i].draft = 0;
-        decoders += slots[i].used && !slots[i].paused && slots[i].prompt_left == 0;
+        decoders += decodes(&slots[i]);
     }
-    double tokens = decoders, time = 1 + cost * (decoders - 1);
-    for (eng_sched_slot *s; rows > 0 && (s = likeliest(slots, n_slots, &chance)); rows--) {
-        if (chance * time < MARGIN * cost * tokens)
-            return;
-        s->draft++;
-        tokens += chance;
-        time += cost;
+    return decoders;
+}
+
+/* Guesses are added in one order; how many, is read off first and done again. */
+void eng_pace_deal(const eng_pace *p, eng_sched_slot *slots, int n_slots, int64_t rows) {
+    int64_t decoders = clear_drafts(slots, n_slots), taken = 0;
+    if (decoders == 0 || decoders > ENG_PACE_ROWS)
+        return;
+    double tokens = (double)decoders, chance;
+    double best = tokens / eng_pace_time(p, decoders);
+    rows = rows < ENG_PACE_ROWS - decoders ? rows : ENG_PACE_ROWS - decoders;
+    for (int64_t n = 1; n <= rows && (chance = add_guess(slots, n_slots)) > 0; n++) {
+        tokens += CHANCE_WORTH * chance;
+        double rate = tokens / (eng_pace_time(p, decoders + n) + ROW_MARGIN * (double)n);
+        if (rate > best) {
+            best = rate;
+            taken = n;
+        }
     }
+    clear_drafts(slots, n_slots);
+    while (taken-- > 0)
+        add_guess(slots, n_slots);
 }

@@ -8,11 +8,11 @@
 
 #include "server/engine/pace.h"
 
-/* Steps of 1..16 rows that take base + row * rows. */
-static void feed(eng_pace *p, double base, double row, int steps) {
+/* Steps of 1..16 rows; up to `few` a row is free, then it costs `row` of a step, from the first. */
+static void feed(eng_pace *p, double unit, int few, double row, int steps) {
     for (int i = 0; i < steps; i++) {
-        int64_t rows = 1 + i * 7 % 16;
-        eng_pace_observe(p, rows, base + row * (double)rows);
+        int64_t rows = i % 2 ? 1 : 1 + i * 7 % 16;
+        eng_pace_observe(p, rows, unit * (rows <= few ? 1 : 1 + row * (double)rows));
     }
 }
 
@@ -21,35 +21,43 @@ static void assert_near(double x, double want, double within) {
         fail_msg("%g, expected %g", x, want);
 }
 
-static void cost_is_measured(void **state) {
+static void times_are_measured(void **state) {
     (void)state;
     eng_pace p = {0};
-    double presumed = eng_pace_row_cost(&p);
-    assert_true(presumed > 0 && presumed < 0.5);
-    feed(&p, 0.02, 0.001, 100); /* one row 21 ms, 1 ms each */
-    assert_near(eng_pace_row_cost(&p), 1.0 / 21, 0.01);
-    feed(&p, 0.0002, 0.0008, 300); /* the machine has changed */
-    assert_near(eng_pace_row_cost(&p), 0.8, 0.1);
-    feed(&p, 0.02, 0, 600);
-    assert_near(eng_pace_row_cost(&p), 0.0, 0.02);
-    /* steps of one row alone say nothing about a second */
-    eng_pace q = {0};
-    for (int i = 0; i < 100; i++)
-        eng_pace_observe(&q, 1, 0.01);
-    assert_near(eng_pace_row_cost(&q), presumed, 1e-6);
+    assert_near(eng_pace_time(&p, 1), 1, 1e-9);
+    assert_true(eng_pace_time(&p, 9) > 1 && eng_pace_time(&p, 9) < 2);
+    feed(&p, 0.02, 6, 0.15, 400);
+    assert_near(eng_pace_time(&p, 1), 1, 1e-9);
+    assert_near(eng_pace_time(&p, 5), 1, 0.05);
+    assert_near(eng_pace_time(&p, 9), 1 + 0.15 * 9, 0.1);
+    assert_near(eng_pace_time(&p, 8), 0.5 * (eng_pace_time(&p, 7) + eng_pace_time(&p, 9)), 0.1);
+    feed(&p, 0.06, 6, 0.15, 400); /* the machine has slowed down, all alike */
+    assert_near(eng_pace_time(&p, 5), 1, 0.05);
+    assert_near(eng_pace_time(&p, 9), 1 + 0.15 * 9, 0.2);
+    feed(&p, 0.02, 16, 0, 800); /* now rows are free */
+    assert_near(eng_pace_time(&p, 15), 1, 0.1);
     eng_pace fixed = {.fixed = 0.25};
-    feed(&fixed, 0.02, 0, 100);
-    assert_near(eng_pace_row_cost(&fixed), 0.25, 1e-9);
+    feed(&fixed, 0.02, 0, 0.1, 100);
+    assert_near(eng_pace_time(&fixed, 5), 2, 1e-9);
 }
 
-static void one_long_step_changes_little(void **state) {
+static void one_long_step_is_forgotten(void **state) {
     (void)state;
     eng_pace p = {0};
-    feed(&p, 0.02, 0.001, 200);
-    double before = eng_pace_row_cost(&p);
-    eng_pace_observe(&p, 2, 30.0);
-    eng_pace_observe(&p, 14, 30.0);
-    assert_near(eng_pace_row_cost(&p), before, 0.03);
+    feed(&p, 0.02, 6, 0.15, 200);
+    eng_pace_observe(&p, 3, 30.0); /* and never again */
+    assert_true(eng_pace_time(&p, 3) < 1.5);
+    eng_pace q = {0};
+    eng_pace_observe(&q, 1, 0.02);
+    eng_pace_observe(&q, 2, 30.0);
+    assert_true(eng_pace_time(&q, 2) > 1.5);
+    for (int i = 0; i < 2000; i++)
+        eng_pace_observe(&q, 1, 0.02);
+    assert_true(eng_pace_time(&q, 2) < 1.2);
+    eng_pace_observe(&q, 0, 1);
+    eng_pace_observe(&q, ENG_PACE_ROWS + 1, 1);
+    eng_pace_observe(&q, 1, 0);
+    assert_near(eng_pace_time(&q, 1), 1, 1e-9);
 }
 
 static eng_sched_slot decoder(int64_t guesses, float chance) {
@@ -102,8 +110,8 @@ static void in_company(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cost_is_measured),
-        cmocka_unit_test(one_long_step_changes_little),
+        cmocka_unit_test(times_are_measured),
+        cmocka_unit_test(one_long_step_is_forgotten),
         cmocka_unit_test(alone),
         cmocka_unit_test(in_company),
     };
