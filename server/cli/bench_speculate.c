@@ -123,23 +123,42 @@ static double best(const task *t, int n, int which) {
     return x;
 }
 
-static void print_result(task *t, kind k, int n, const eng_metrics *was) {
+typedef struct result {
+    const char *text;
+    int64_t tokens;
+    turn mid; /* of the median ratio */
+    double best[2], ratio_of_bests;
+    double checked, agreed; /* guesses, per token of the answer */
+} result;
+
+static result result_of(task *t, kind k, int n, const eng_metrics *was) {
     eng_metrics is;
     eng_metrics_get(t->engine[1], &is);
-    double drafted = (double)(is.drafted_tokens - was->drafted_tokens);
-    double accepted = (double)(is.accepted_tokens - was->accepted_tokens);
     double all = (double)(is.generated_tokens - was->generated_tokens);
-    double off = best(t, n, 0), on = best(t, n, 1);
+    result r = {.text = kind_names[k], .tokens = t->params->max_tokens};
+    for (int which = 0; which < 2; which++)
+        r.best[which] = best(t, n, which);
+    r.ratio_of_bests = r.best[1] / r.best[0];
+    r.checked = (double)(is.drafted_tokens - was->drafted_tokens) / all;
+    r.agreed = (double)(is.accepted_tokens - was->accepted_tokens) / all;
     qsort(t->turns, (size_t)n, sizeof t->turns[0], by_ratio);
-    const turn *mid = &t->turns[n / 2];
-    const char *format =
-        t->o->json ? "{\"test\":\"speculate\",\"text\":\"%s\",\"tokens\":%" PRId64
-                     ",\"tokens_per_s_without\":%.2f,\"tokens_per_s_with\":%.2f,\"ratio\":%.4f,"
-                     "\"best_without\":%.2f,\"best_with\":%.2f,\"ratio_of_bests\":%.4f,"
-                     "\"drafted_share\":%.4f,\"accepted_share\":%.4f}\n"
-                   : "%-8s %7" PRId64 " %10.2f %10.2f %6.3f %11.2f %10.2f %6.3f %9.3f %9.3f\n";
-    printf(format, kind_names[k], t->params->max_tokens, mid->tokens_per_s[0], mid->tokens_per_s[1],
-           mid->ratio, off, on, on / off, drafted / all, accepted / all);
+    r.mid = t->turns[n / 2];
+    return r;
+}
+
+static void print_result(const bench_engine_opts *o, const result *r) {
+    const double *mid = r->mid.tokens_per_s;
+    if (o->json)
+        printf("{\"test\":\"speculate\",\"text\":\"%s\",\"tokens\":%" PRId64
+               ",\"tokens_per_s_without\":%.2f,\"tokens_per_s_with\":%.2f,\"ratio\":%.4f,"
+               "\"best_without\":%.2f,\"best_with\":%.2f,\"ratio_of_bests\":%.4f,"
+               "\"checked\":%.4f,\"true\":%.4f}\n",
+               r->text, r->tokens, mid[0], mid[1], r->mid.ratio, r->best[0], r->best[1],
+               r->ratio_of_bests, r->checked, r->agreed);
+    else
+        printf("%-8s %7" PRId64 " %10.2f %10.2f %6.3f %11.2f %10.2f %6.3f %9.3f %9.3f\n", r->text,
+               r->tokens, mid[0], mid[1], r->mid.ratio, r->best[0], r->best[1], r->ratio_of_bests,
+               r->checked, r->agreed);
     fflush(stdout);
 }
 
@@ -160,7 +179,8 @@ static tnl_status measure(task *t, kind k, int64_t tokens, tnl_error *err) {
     eng_metrics_get(t->engine[1], &was);
     for (int i = 0; i < n; i++)
         TNL_TRY(run_turn(t, i, err));
-    print_result(t, k, n, &was);
+    const result r = result_of(t, k, n, &was);
+    print_result(t->o, &r);
     return TNL_OK;
 }
 
