@@ -1,26 +1,69 @@
-/* Passes over one row of logits. Reductions run in LANES independent accumulators that are
- * combined in one order, so compilers may vectorise them and the result does not depend on
- * whether they did. */
+/* Passes over one row of logits. Each is written once, in plain C (rowmath_tmpl.c), and compiled
+ * for several instruction sets. Sums run in 16 lanes (element i belongs to lane i mod 16 of its
+ * block) that are combined in one order, and nothing is contracted, so every instruction set gives
+ * the same bits: choosing one changes the time, never the token.
+ *
+ * A row's elements are finite or -infinity (a token that is forbidden or was dropped), with at
+ * least one finite; only maxima and finite take anything. Blocks are ENG_ROW_BLOCK elements, the
+ * last one may be shorter. */
 #ifndef TNL_SERVER_ENGINE_ROWMATH_H
 #define TNL_SERVER_ENGINE_ROWMATH_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ENG_ROW_BLOCK = 512 }; /* elements per partial sum */
+enum {
+    ENG_ROW_BLOCK = 512, /* elements per partial sum */
+    ENG_ROW_LANES = 16,
+};
 
-/* exp(x) for x <= 0, relative error below 2e-7; exactly 0 below -87 and for -infinity. */
+typedef struct eng_rowmath {
+    const char *name;
+
+    /* lane_max[b * 16 + l] = the largest of block b's elements with index l mod 16 (-infinity if
+     * there are none), *max = the largest of all. False: there is a NaN or an infinity. */
+    bool (*maxima)(float *lane_max, float *max, const float *x, int64_t n);
+
+    /* w[i] = exp((x[i] - max) * inv_t), relative error of the exponential below 2e-7, exactly 0
+     * below exp(-87); block[b] = the sum of block b: floats in each lane (32 terms at most), then
+     * doubles. Returns the sum of block[0], block[1], ... w may be NULL. */
+    double (*exp_sums)(double *block, float *w, const float *x, int64_t n, float max, float inv_t);
+
+    /* The same sums of a w that exists already. */
+    double (*sums)(double *block, const float *w, int64_t n);
+
+    /* Sum of w[i] z[i], z = (x[i] - max) * inv_t, not below -87; blocks as above. */
+    double (*mean_sum)(const float *w, const float *x, int64_t n, float max, float inv_t);
+
+    /* Sum of w[i] over key[i] >= from, blocks as above, and how many there are. w NULL: the sum is
+     * the count. */
+    double (*mass_from)(int64_t *count, const float *key, const float *w, int64_t n, float from);
+
+    /* Indices of the elements with from <= x[i] < below, ascending; at [n]. lane_max: that of this
+     * row, to skip what cannot hold any, or NULL. */
+    int64_t (*collect)(int32_t *at, const float *x, const float *lane_max, int64_t n, float from,
+                       float below);
+
+    /* key[i] = -|z - about|, z = (x[i] - max) * inv_t. */
+    void (*distances)(float *key, const float *x, int64_t n, float max, float inv_t, float about);
+
+    /* to[i] = x[i] where key[i] > from, or key[i] == from and i <= last; else `other`. to may be x
+     * or key. */
+    void (*keep)(float *to, const float *x, const float *key, int64_t n, float from, int64_t last,
+                 float other);
+} eng_rowmath;
+
+extern const eng_rowmath eng_rowmath_generic;
+/* The one for this processor. */
+const eng_rowmath *eng_rowmath_best(void);
+/* The i-th that this processor can run, the generic one first; NULL past the last. */
+const eng_rowmath *eng_rowmath_at(int i);
+
+/* exp(x) for x <= 0 as in exp_sums. */
 float eng_exp(float x);
 
-/* Largest of n >= 1 elements, none of them a NaN. */
-float eng_row_max(const float *x, int64_t n);
-bool eng_row_finite(const float *x, int64_t n);
-
-/* block[i] = sum over the i-th ENG_ROW_BLOCK elements of eng_exp((x - max) * inv_t), i <
- * ceil(n / ENG_ROW_BLOCK); returns the sum of all. */
-double eng_row_exp_sums(double *block, const float *x, int64_t n, float max, float inv_t);
-
-/* Lowest index of the largest element. */
-int64_t eng_row_argmax(const float *x, int64_t n);
+/* Natural logarithm of a positive, normal x, error below 1e-15 + 4e-16 |ln x|; the C library's
+ * may differ from one processor to the next. */
+double eng_log(double x);
 
 #endif

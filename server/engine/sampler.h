@@ -13,13 +13,14 @@
  *   8. top_p: in descending order, the shortest run that reaches top_p
  *   9. min_p: those of at least min_p times the likeliest
  *  10. one draw among what is left, in ascending order of ids
- * Each of 6-9 renormalises what the one before has left, and keeps at least one token. Sums are
- * doubles in a fixed order, so a token is a function of row, parameters, history, seed and
- * position, whatever the machine does elsewhere.
+ * Each of 6-9 renormalises what the one before has left, and keeps at least one token. Sums run
+ * in an order that rowmath.h and rowcut.h fix, without the C library's functions, so a token is a
+ * function of row, parameters, history, seed and position: not of the batch, nor of the processor.
  *
- * Cost: two passes over the row that vectorise (maximum, sum of exponentials), a third when no
- * truncation is on or the temperature is not 1; truncation looks at the few candidates near the
- * maximum and selects by partition, so nothing is ever sorted.
+ * Cost: two passes over the row that vectorise (maxima; exponentials, for the logprob), a third
+ * and a fourth when bias or penalties make a row of their own, one more for exponentials when the
+ * temperature is not 1 and top_k does not come first. Truncation looks at the few candidates near
+ * the maximum, or closes in on its threshold in a handful of passes; nothing is ever sorted.
  *
  * Reported logprobs are of the raw row: natural log, before any of the steps above. */
 #ifndef TNL_SERVER_ENGINE_SAMPLER_H
