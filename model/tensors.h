@@ -15,9 +15,9 @@
 
 enum { MDL_MAX_RANK = 8 };
 
-/* Packed matrices (kernels/quant.h) are stored as bytes, dims [tiles][bytes of a tile], under a name
- * that ends with their type: "....l1.q8" instead of "....l1.weight". Then dtype is KN_Q8 or KN_Q4.
- */
+/* Packed matrices (kernels/quant.h) are stored as bytes, dims [tiles][bytes of a tile], under a
+ * name that ends with their type: "....l1.q8" instead of "....l1.weight". Then dtype is KN_Q8 or
+ * KN_Q4. */
 typedef struct mdl_tensor_view {
     const char *name;
     const char *file; /* base name of the file it lies in, for messages */
@@ -38,8 +38,7 @@ typedef enum mdl_load_mode {
 
 /* Looks in DIR for model.safetensors.index.json, model.safetensors, pytorch_model.bin.index.json,
  * pytorch_model.bin, in this order. */
-tnl_status mdl_tensors_open(mdl_tensors **out, const char *dir, mdl_load_mode mode,
-                            tnl_error *err);
+tnl_status mdl_tensors_open(mdl_tensors **out, const char *dir, mdl_load_mode mode, tnl_error *err);
 void mdl_tensors_close(mdl_tensors *t); /* NULL allowed */
 
 int64_t mdl_tensors_count(const mdl_tensors *t);

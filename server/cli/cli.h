@@ -16,6 +16,7 @@ int cli_eval(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_inspect(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
+int cli_quantize(int argc, char **argv);
 
 /* Parse, and answer --help and --version. True: go on with the command. False: *exit_code is what
  * the command returns. Call cli_args_clear in both cases. */

@@ -156,11 +156,11 @@ static void put_memory(report *r, const mdl_model *m, const settings *o) {
     kn_backend *be = mdl_model_backend(m);
     uint64_t state = mdl_state_bytes(m), n = (uint64_t)o->parallel;
     uint64_t mapped = mdl_tensors_file_bytes(t);
-    /* Matrices that were widened or rounded leave the map unread; else the map is what is read. */
-    uint64_t weights = w->bytes_owned > mapped / 2 ? w->bytes_owned : mapped + w->bytes_owned;
+    uint64_t weights = w->bytes_mapped + w->bytes_owned;
     uint64_t work = mdl_ctx_bytes(m, o->step_tokens, o->parallel);
     put_int(r, "parameters", (int64_t)w->params);
     put_text(r, "weights", kn_dtypes[w->dtype].name);
+    put_bool(r, "quantized_folder", mdl_model_spec(m)->quantized);
     put_int(r, "tensors", mdl_tensors_count(t));
     put_bytes(r, "file_bytes", mapped);
     put_bytes(r, "weight_bytes_owned", w->bytes_owned);
@@ -183,16 +183,18 @@ static void shape_text(char *out, size_t cap, const mdl_tensor_view *v) {
 
 static void put_tensor(bool json, int64_t i, const mdl_tensor_view *v) {
     char shape[MDL_MAX_RANK * 21 + 1];
+    const bool packed = v->dtype >= KN_PLAIN_COUNT;
+    const char *type = packed ? kn_dtypes[v->dtype].name : kn_dtypes[v->dtype].st_name;
     shape_text(shape, sizeof shape, v);
     if (!json) {
-        printf("%-5s [%s]  %s  %s\n", kn_dtypes[v->dtype].st_name, shape, v->name, v->file);
+        printf("%-5s %12" PRIu64 "  [%s]  %s  %s\n", type, v->bytes, shape, v->name, v->file);
         return;
     }
     fputs(i ? ",{\"name\":" : "{\"name\":", stdout);
     cli_json_string(stdout, v->name, strlen(v->name));
     printf(",\"dtype\":\"%s\",\"shape\":[%s],\"bytes\":%" PRIu64 ",\"offset\":%" PRIu64
            ",\"file\":",
-           kn_dtypes[v->dtype].st_name, shape, v->bytes, v->file_offset);
+           type, shape, v->bytes, v->file_offset);
     cli_json_string(stdout, v->file, strlen(v->file));
     putchar('}');
 }

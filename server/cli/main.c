@@ -21,6 +21,7 @@ static const command commands[] = {
     {"generate", cli_generate, "continue a prompt in the terminal"},
     {"eval", cli_eval, "perplexity and bits per byte of a text file"},
     {"inspect", cli_inspect, "hyperparameters, tensors and memory needs of a model"},
+    {"quantize", cli_quantize, "write a model folder with 8-bit or 4-bit matrices"},
     {"tokenize", cli_tokenize, "text to token ids, and back"},
     {"bench", cli_bench, "speed, and the share of what this machine can do"},
 };

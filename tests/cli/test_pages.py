@@ -6,7 +6,7 @@ import pytest
 
 from conftest import has_server, has_tokenizer, needs_server
 
-COMMANDS = ["generate", "eval", "inspect", "bench"]
+COMMANDS = ["generate", "eval", "inspect", "bench", "quantize"]
 COMMANDS += ["tokenize"] if has_tokenizer() else []
 COMMANDS += ["serve"] if has_server() else []
 
