@@ -38,12 +38,14 @@ declare -A PROBE=(
     [clang-format]='has clang-format'
     [binutils]='has nm'
     [python3]='has python3'
+    [python3-venv]='python_module ensurepip'
     [python3-pytest]='python_module pytest'
     [python3-numpy]='python_module numpy'
 )
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
     libsentencepiece-dev)
-TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-pytest python3-numpy)
+TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
+    python3-numpy)
 
 missing_packages() {
     local p

@@ -68,12 +68,16 @@ bool srv_json_object(cJSON **out, const char *body, size_t n, srv_problem *p) {
 
 static bool read_rows(srv_reading *r, const srv_table *t, const cJSON *object);
 
+/* The served model's name, or what Hugging Face's client writes when it was given an address
+ * instead of a name. */
 static bool read_model(srv_reading *r, const srv_field *f, const cJSON *v) {
+    const char *const names[] = {r->limits->alias, "tgi", "dummy"};
     if (!cJSON_IsString(v))
         return srv_json_refuse(r->p, SRV_ERR_INVALID_TYPE, f);
-    if (r->limits->alias && strcmp(v->valuestring, r->limits->alias) != 0)
-        return srv_refuse(r->p, SRV_ERR_UNKNOWN_MODEL, f->name);
-    return true;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!names[i] || strcmp(v->valuestring, names[i]) == 0)
+            return true;
+    return srv_refuse(r->p, SRV_ERR_UNKNOWN_MODEL, f->name);
 }
 
 static bool read_object(srv_reading *r, const srv_field *f, const cJSON *v) {
