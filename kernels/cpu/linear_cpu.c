@@ -113,6 +113,6 @@ void kn_cpu_linear(kn_backend *be, const kn_linear *p) {
         kn_linear_packed(&j);
     else
         kn_linear_plain(&j);
-    if (p->act == KN_ACT_EXP) /* its groups do not end where tiles do */
+    if (p->act == KN_ACT_EXP && p->act_cols > 0) /* its groups do not end where tiles do */
         kn_cpu_act_exp(j.c, p->y, p->ldy, p->n, p->act_cols, p->act_group);
 }

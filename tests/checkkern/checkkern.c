@@ -8,8 +8,9 @@
 
 static const char usage[] =
     "usage: checkkern [--isa NAME] [--filter TEXT] [--seed N] [--rounds N] [--bench]\n"
-    "  --isa     check (or time) this instruction set only: ref, avx2, avx512\n"
-    "  --filter  only tests whose name contains TEXT (dot, linear, linattn, act, ...)\n"
+    "  --isa     check (or time) this instruction set only: ref, avx2, avxvnni,\n"
+    "            avx512, avx512vnni\n"
+    "  --filter  only tests whose name contains TEXT (dot, qdot, linear, linattn, ...)\n"
     "  --seed    repeat a run; default: the time\n"
     "  --rounds  run all checks so many times\n"
     "  --bench   time instead of check\n";
@@ -36,6 +37,7 @@ static void check_all(ck *k) {
     ck_check_rows(k);
     ck_check_act(k);
     ck_check_lrpe(k);
+    ck_check_packed(k);
     ck_check_linear(k);
     ck_check_simple_ops(k);
     ck_check_linattn(k);

@@ -34,8 +34,6 @@ typedef struct ck {
     long cases, failures;
     ck_buf bufs[CK_MOST_BUFS];
     int n_bufs;
-    /* limits of this machine, for the bench */
-    double read_gb_s, fp32_gflop_s;
 } ck;
 
 /* Random numbers. */
@@ -45,8 +43,8 @@ double ck_uniform(ck *k);                          /* [0, 1) */
 
 /* Shapes of data. */
 typedef enum ck_fill {
-    CK_NORMAL,   /* about -3..3 */
-    CK_ZEROS,    /* +0 and -0 */
+    CK_NORMAL, /* about -3..3 */
+    CK_ZEROS,  /* +0 and -0 */
     CK_SUBNORMAL,
     CK_OUTLIERS, /* small with a few of 1e4 */
     CK_LARGE,    /* 1e15: squares and products stay below overflow */
@@ -61,27 +59,44 @@ void ck_values(ck *k, ck_fill f, float *x, int64_t n);
 void *ck_matrix(ck *k, int64_t rows, int64_t cols, int64_t ld, int64_t elem);
 float *ck_f32(ck *k, int64_t rows, int64_t cols, int64_t ld); /* poisoned */
 float *ck_filled(ck *k, ck_fill f, int64_t rows, int64_t cols, int64_t ld);
-/* A weight matrix of normal values times `size` in a random or given type. */
+/* A weight matrix of values of about `size`, of any type. */
 kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size);
 /* Check what lies around all buffers and free them; what: parameters for the message. */
 void ck_buffers_done(ck *k, const char *what);
 
 float ck_weight(const kn_tensor *w, int64_t row, int64_t col);
+float *ck_weights_f32(const kn_tensor *w); /* [rows][cols], to be freed */
+
+/* Packed formats, read by the letter of quant.h: a weight is *d times the integer. */
+kn_tensor ck_packed(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size);
+int ck_packed_weight(const kn_tensor *w, int64_t row, int64_t col, float *d);
+/* One row of inputs quantised with scalar arithmetic; q [kn_q_padded(n)]. */
+void ck_quantise(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n);
+/* A packed matrix taken apart. */
+typedef struct ck_ints {
+    int16_t *code; /* [rows][cols] */
+    float *d;      /* [rows][groups] */
+} ck_ints;
+ck_ints ck_unpack(const kn_tensor *w);
+void ck_ints_free(ck_ints *u);
+/* Its products with a quantised row, y [rows]. */
+void ck_packed_dots(float *y, const kn_tensor *w, const ck_ints *u, const int8_t *q,
+                    const float *scale);
 
 /* Comparisons; each counts as one case and reports its first difference. */
 typedef struct ck_tol {
     double rel; /* of the expected value */
     double abs; /* always allowed */
 } ck_tol;
+/* An activation in double (not KN_ACT_EXP), and what its bodies may be off. */
+double ck_act(kn_act kind, double x);
+ck_tol ck_act_tol(kn_act kind);
 bool ck_near(ck *k, const char *what, const float *got, const double *want, int64_t n, ck_tol tol);
 bool ck_same_bits(ck *k, const char *what, const float *got, const float *want, int64_t n);
+bool ck_same_rows(ck *k, const char *what, const float *got, const float *want, int64_t rows,
+                  int64_t cols, int64_t ld);
 void ck_expect(ck *k, bool ok, const char *what);
 bool ck_section(ck *k, const char *name); /* does the filter want it? sets the name */
-
-/* Best of several runs, in seconds. */
-double ck_time(void (*fn)(void *ctx), void *ctx);
-void ck_bench_line(const ck *k, const char *shape, double seconds, double bytes, double flops,
-                   int threads);
 
 /* The parts, one file each. */
 void ck_check_dots(ck *k);
@@ -89,6 +104,7 @@ void ck_check_outer(ck *k);
 void ck_check_rows(ck *k);
 void ck_check_act(ck *k);
 void ck_check_lrpe(ck *k);
+void ck_check_packed(ck *k);
 void ck_check_linear(ck *k);
 void ck_check_simple_ops(ck *k);
 void ck_check_linattn(ck *k);

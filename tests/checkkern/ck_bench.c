@@ -1,11 +1,29 @@
-/* Timings: best of several runs, and the share of the limit that binds. */
+/* Timings. The limits of a shared machine move within seconds, so each line measures them in slices
+ * between slices of its work, and compares best with best. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "kernels/base/threads.h"
 #include "kernels/cpu/peaks.h"
 #include "tests/checkkern/ck.h"
+
+enum { SLICES = 8 };
+
+/* What a line of the bench times. */
+typedef struct bench_work {
+    void (*fn)(void *ctx);
+    void *ctx;
+    double bytes, ops; /* of one call; multiplications and additions count one each */
+    kn_limit limit;    /* of its arithmetic */
+} bench_work;
+
+/* Limits of this machine for one number of threads. */
+typedef struct bench_limits {
+    kn_limits *source;
+    kn_peaks peaks;
+} bench_limits;
 
 static double now(void) {
     struct timespec t;
@@ -13,24 +31,39 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double ck_time(void (*fn)(void *ctx), void *ctx) {
-    double best = 1e30, start = now();
-    fn(ctx);
-    for (int i = 0; i < 3 || (now() - start < 0.4 && i < 10000); i++) {
+/* Best call of a slice, in seconds. */
+static double work_slice(const bench_work *w, double seconds) {
+    double best = 1e30, end = now() + seconds;
+    do {
         double t = now();
-        fn(ctx);
+        w->fn(w->ctx);
         t = now() - t;
         best = t < best ? t : best;
-    }
+    } while (now() < end);
     return best;
 }
 
-void ck_bench_line(const ck *k, const char *shape, double seconds, double bytes, double flops,
-                   int threads) {
-    double gb = bytes / seconds / 1e9, gf = flops / seconds / 1e9;
-    printf("%-7s t=%d %-12s %-40s %12.0f ns %8.1f GB/s (%3.0f%%) %8.1f GFLOP/s (%3.0f%%)\n", k->isa,
-           threads, k->test, shape, seconds * 1e9, gb, 100 * gb / k->read_gb_s, gf,
-           100 * gf / k->fp32_gflop_s);
+static double more(double a, double b) {
+    return a > b ? a : b;
+}
+
+static void bench_line(const ck *k, bench_limits *l, const char *what, const char *shape,
+                       const bench_work *w) {
+    double best = work_slice(w, 0.005), read = 0, ops = 0;
+    for (int i = 0; i < SLICES; i++) {
+        double t = work_slice(w, 0.02);
+        best = t < best ? t : best;
+        if (w->bytes > 0)
+            read = more(read, kn_limits_slice(l->source, &l->peaks, KN_LIMIT_READ, 0.006));
+        ops = more(ops, kn_limits_slice(l->source, &l->peaks, w->limit, 0.003));
+    }
+    double gb = w->bytes / best / 1e9, go = w->ops / best / 1e9;
+    printf("%-10s t=%d %-8s %-34s %11.0f ns", k->isa, l->peaks.threads, what, shape, best * 1e9);
+    if (w->bytes > 0)
+        printf(" %7.1f GB/s %3.0f%%", gb, 100 * gb / read);
+    else
+        printf(" %17s", "");
+    printf(" %8.1f G%s/s %3.0f%%\n", go, w->limit == KN_LIMIT_INT8 ? "OP" : "FLOP", 100 * go / ops);
     fflush(stdout);
 }
 
@@ -60,31 +93,38 @@ static void linear_once(void *ctx) {
                                            .work = b->work});
 }
 
-static void bench_linear_shape(ck *k, kn_backend *be, kn_dtype t, int64_t outs, int64_t ins) {
-    static const int64_t rows[] = {1, 2, 4, 8, 16, 32, 128, 512};
+static void linear_lines(ck *k, bench_limits *l, linear_bench *b) {
+    static const int64_t rows[] = {1, 6, 32, 512};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char shape[80];
+        b->n = rows[i];
+        snprintf(shape, sizeof shape, "%s n=%d %dx%d", kn_dtypes[b->t].name, (int)b->n,
+                 (int)b->outs, (int)b->ins);
+        bench_line(k, l, "linear", shape,
+                   &(bench_work){linear_once, b, (double)b->w_bytes,
+                                 2.0 * (double)b->outs * (double)b->ins * (double)b->n,
+                                 b->t < KN_PLAIN_COUNT ? KN_LIMIT_FP32 : KN_LIMIT_INT8});
+    }
+}
+
+static void bench_linear(ck *k, bench_limits *l, kn_backend *be, kn_dtype t, int64_t outs,
+                         int64_t ins) {
     linear_bench b = {.be = be, .outs = outs, .ins = ins, .t = t};
-    b.w_bytes = (size_t)outs * (size_t)ins * (size_t)kn_dtypes[t].elem_bytes;
+    uint64_t bytes;
+    if (!kn_dtype_matrix_bytes(&bytes, t, (uint64_t)outs, (uint64_t)ins))
+        abort();
+    b.w_bytes = (size_t)bytes;
     b.copies = 1 + (int)((192u << 20) / b.w_bytes);
-    size_t x_bytes = 512 * (size_t)ins * sizeof(float),
-           y_bytes = 512 * (size_t)outs * sizeof(float);
-    float *x = be->alloc(be, x_bytes);
-    b.y = be->alloc(be, y_bytes);
+    float *x = be->alloc(be, 512 * (size_t)ins * sizeof(float));
+    b.y = be->alloc(be, 512 * (size_t)outs * sizeof(float));
     b.w = be->alloc(be, b.w_bytes * (size_t)b.copies);
     b.work = be->alloc(be, kn_linear_work_bytes(512, ins));
-    if (x && b.y && b.w && b.work) {
-        ck_values(k, CK_NORMAL, x, 512 * ins);
-        memset(b.w, 0x3c, b.w_bytes * (size_t)b.copies);
-        b.x = x;
-        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-            char shape[80];
-            b.n = rows[i];
-            snprintf(shape, sizeof shape, "%s n=%d %dx%d", kn_dtypes[t].name, (int)b.n, (int)outs,
-                     (int)ins);
-            double macs = (double)outs * (double)ins * (double)b.n;
-            ck_bench_line(k, shape, ck_time(linear_once, &b), (double)b.w_bytes, 2 * macs,
-                          be->threads);
-        }
-    }
+    if (!x || !b.y || !b.w || !b.work)
+        abort();
+    ck_values(k, CK_NORMAL, x, 512 * ins);
+    memset(b.w, 0x3c, b.w_bytes * (size_t)b.copies);
+    b.x = x;
+    linear_lines(k, l, &b);
     be->free(be, x);
     be->free(be, b.y);
     be->free(be, b.w);
@@ -119,7 +159,8 @@ static void attn_block_of_steps(void *ctx) {
         attn_once(ctx);
 }
 
-static void bench_attn(ck *k, kn_backend *be, int H, int Dk, int64_t n_segs, int64_t len) {
+static void bench_attn(ck *k, bench_limits *l, kn_backend *be, int H, int Dk, int64_t n_segs,
+                       int64_t len) {
     attn_bench b = {.be = be, .d = {H, Dk, 128}, .len = len, .n_segs = n_segs};
     const int B = be->block;
     size_t rows = (size_t)(n_segs * len), h = (size_t)H;
@@ -143,12 +184,14 @@ static void bench_attn(ck *k, kn_backend *be, int H, int Dk, int64_t n_segs, int
     char shape[80];
     snprintf(shape, sizeof shape, "B=%d H=%d Dk=%d segs=%d len=%d", B, H, Dk, (int)n_segs,
              (int)len);
-    double seconds = len == 1 ? ck_time(attn_block_of_steps, &b) / B : ck_time(attn_once, &b);
     /* per row: q S and its share of the fold, scores and their product with v */
     double macs = 2.0 * Dk * 128 + (B + 1) / 2.0 * (Dk + 128);
     double state = 4.0 * Dk * 128 * (1 + 2.0 / B) + 4.0 * (B / 2.0 + 1) * (Dk + 128);
-    ck_bench_line(k, shape, seconds, len == 1 ? state * H * (double)n_segs : 0,
-                  2 * macs * H * (double)rows, be->threads);
+    int calls = len == 1 ? B : 1;
+    bench_line(k, l, "linattn", shape,
+               &(bench_work){len == 1 ? attn_block_of_steps : attn_once, &b,
+                             len == 1 ? state * H * (double)n_segs * calls : 0,
+                             2 * macs * H * (double)rows * calls, KN_LIMIT_FP32});
     be->free(be, pow), be->free(be, fold), be->free(be, b.q), be->free(be, b.k);
     be->free(be, b.v), be->free(be, b.o), be->free(be, b.states);
 }
@@ -186,59 +229,66 @@ static void bench_rows(ck *k) {
     ck_values(k, CK_NORMAL, b.x, 2048);
     for (b.which = 0; b.which < KN_ACT_COUNT + 3; b.which++) {
         ck_values(k, CK_NORMAL, b.y, 4096);
-        double s = ck_time(row_once, &b) / 64;
-        printf("%-7s     %-12s %-40s %12.0f ns %8.2f ns/element\n", k->isa, "row", names[b.which],
+        double s = work_slice(&(bench_work){.fn = row_once, .ctx = &b}, 0.05) / 64;
+        printf("%-10s     %-8s %-34s %11.0f ns %7.2f ns/element\n", k->isa, "row", names[b.which],
                s * 1e9, s * 1e9 / 2048);
     }
     free(b.x);
     free(b.y);
 }
 
-static void bench_backend(ck *k, int threads) {
+static void bench_backend(ck *k, bench_limits *l) {
     kn_backend *be;
     tnl_error err;
-    kn_peaks peaks;
-    if (kn_cpu_open(&be, threads, k->isa, &err) != TNL_OK ||
-        kn_peaks_measure(&peaks, threads, 3, &err) != TNL_OK) {
+    if (kn_cpu_open(&be, l->peaks.threads, k->isa, &err) != TNL_OK) {
         fprintf(stderr, "checkkern: %s\n", err.msg);
         exit(1);
     }
-    k->read_gb_s = peaks.read_gb_s;
-    k->fp32_gflop_s = peaks.fp32_gflop_s;
-    printf("limits with %d threads: %.1f GB/s read, %.1f GFLOP/s fp32\n", threads, peaks.read_gb_s,
-           peaks.fp32_gflop_s);
     if (ck_section(k, "linear")) {
-        static const int64_t shapes[][2] = {{4096, 1024}, {2048, 2048}, {2048, 5632}};
-        for (kn_dtype t = KN_F32; t < KN_PLAIN_COUNT; t++)
-            for (size_t i = 0; i < 3; i++)
-                if (t != KN_F16 || i == 0)
-                    bench_linear_shape(k, be, t, shapes[i][0], shapes[i][1]);
+        for (kn_dtype t = KN_F32; t < KN_DTYPE_COUNT; t++)
+            bench_linear(k, l, be, t, 4096, 1024);
+        bench_linear(k, l, be, KN_Q8, 1024, 2816);
+        bench_linear(k, l, be, KN_Q4, 1024, 2816);
     }
     if (ck_section(k, "linattn")) {
-        bench_attn(k, be, 16, 128, 1, 1);
-        bench_attn(k, be, 16, 128, 16, 1);
-        bench_attn(k, be, 16, 256, 16, 1);
-        bench_attn(k, be, 16, 128, 1, 512);
-        bench_attn(k, be, 16, 256, 1, 512);
-        bench_attn(k, be, 16, 128, 4, 128);
+        bench_attn(k, l, be, 16, 128, 1, 1);
+        bench_attn(k, l, be, 16, 128, 16, 1);
+        bench_attn(k, l, be, 16, 256, 16, 1);
+        bench_attn(k, l, be, 16, 128, 1, 512);
+        bench_attn(k, l, be, 16, 256, 1, 512);
+        bench_attn(k, l, be, 16, 128, 4, 128);
     }
     kn_backend_close(be);
 }
 
-void ck_bench_all(ck *k) {
-    int cpus = 1;
-    kn_backend *be;
-    if (kn_cpu_open(&be, 0, NULL, NULL) == TNL_OK)
-        cpus = be->threads;
-    kn_backend_close(be);
+static void bench_isas(ck *k, bench_limits *l) {
+    const kn_peaks *p = &l->peaks;
+    printf("limits of %d thread%s: %.1f GB/s read (%s), %.0f GFLOP/s fp32 (%s), %.0f GOP/s int8 "
+           "(%s)\n",
+           p->threads, p->threads > 1 ? "s" : "", p->rate[KN_LIMIT_READ], p->loop[KN_LIMIT_READ],
+           p->rate[KN_LIMIT_FP32], p->loop[KN_LIMIT_FP32], p->rate[KN_LIMIT_INT8],
+           p->loop[KN_LIMIT_INT8]);
     for (int i = 0; i < k->n_isas; i++) {
         k->isa = k->isas[i];
         if (k->n_isas > 1 && strcmp(k->isa, "ref") == 0)
             continue; /* nobody's speed depends on it */
-        if (ck_section(k, "row"))
+        if (p->threads == 1 && ck_section(k, "row"))
             bench_rows(k);
-        bench_backend(k, 1);
-        if (cpus > 1)
-            bench_backend(k, cpus);
+        bench_backend(k, l);
     }
+}
+
+void ck_bench_all(ck *k) {
+    const int cpus = tnl_cpu_count();
+    bench_limits l;
+    tnl_error err;
+    if (kn_limits_open(&l.source, cpus, &err) != TNL_OK) {
+        fprintf(stderr, "checkkern: %s\n", err.msg);
+        exit(1);
+    }
+    for (int threads = 1; threads <= cpus; threads = threads < cpus ? cpus : cpus + 1) {
+        kn_limits_choose(l.source, &l.peaks, threads, 2);
+        bench_isas(k, &l);
+    }
+    kn_limits_close(l.source);
 }

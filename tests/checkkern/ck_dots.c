@@ -75,13 +75,6 @@ static void check_against_oracle(ck *k, const dot_case *c, const float *y, const
         }
 }
 
-static void compare_rows(ck *k, const char *what, const float *a, const float *b, int64_t rows,
-                         int64_t cols, int64_t ld) {
-    for (int64_t r = 0; r < rows; r++)
-        if (!ck_same_bits(k, what, a + r * ld, b + r * ld, cols))
-            return;
-}
-
 static void check_dot_case(ck *k) {
     dot_case c = draw_dot(k);
     float *first = NULL;
@@ -95,10 +88,10 @@ static void check_dot_case(ck *k) {
         d.dot_many[c.t](many, c.ldy, c.x, c.ldx, c.rows, c.w.data, c.outs, c.n, c.w.data,
                         c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].elem_bytes : 0);
         check_against_oracle(k, &c, few, "dot_few");
-        compare_rows(k, c.what, many, few, c.rows, c.outs, c.ldy);
+        ck_same_rows(k, c.what, many, few, c.rows, c.outs, c.ldy);
         if (strcmp(d.isa, "ref") != 0) {
             if (first)
-                compare_rows(k, c.what, few, first, c.rows, c.outs, c.ldy);
+                ck_same_rows(k, c.what, few, first, c.rows, c.outs, c.ldy);
             first = few;
         }
     }

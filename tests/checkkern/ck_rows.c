@@ -192,7 +192,8 @@ static double f_silu(double x) {
 }
 
 /* Three units in the last place, and the smallest subnormals. */
-#define ULP3 {3 * 0x1p-23, 3e-45}
+#define ULP3                                                                                       \
+    { 3 * 0x1p-23, 3e-45 }
 static const act_info acts[KN_ACT_COUNT] = {
     [KN_ACT_NONE] = {"none", f_none, {0, 0}},
     [KN_ACT_GELU] = {"gelu", f_gelu, {6 * 0x1p-23, 5e-44}},
@@ -206,6 +207,14 @@ static const act_info acts[KN_ACT_COUNT] = {
     [KN_ACT_SILU] = {"silu", f_silu, {4 * 0x1p-23, 3e-43}},
     [KN_ACT_SINE] = {"sine", sin, ULP3},
 };
+
+double ck_act(kn_act kind, double x) {
+    return acts[kind].fn(x);
+}
+
+ck_tol ck_act_tol(kn_act kind) {
+    return acts[kind].tol;
+}
 
 typedef struct act_case {
     kn_act kind;
@@ -229,8 +238,8 @@ static void act_body(ck *k, const kn_dsp *d, void *ctx, float *y) {
 
 /* Magnitudes from 1e-40 to the span given, both signs, and the corners. */
 static void act_values(ck *k, float *x, int64_t n) {
-    static const float corners[] = {0.0f,   -0.0f,  1.0f,   -1.0f,   87.5f,  -87.5f, 88.8f,
-                                    -103.9f, -104.2f, 1e30f, -1e30f, 1e-40f, -1e-40f, 6.5f, -14.2f};
+    static const float corners[] = {0.0f,    -0.0f, 1.0f,   -1.0f,  87.5f,   -87.5f, 88.8f, -103.9f,
+                                    -104.2f, 1e30f, -1e30f, 1e-40f, -1e-40f, 6.5f,   -14.2f};
     for (int64_t i = 0; i < n; i++) {
         double sign = ck_between(k, 0, 1) ? 1 : -1;
         if (ck_between(k, 0, 9) == 0)
@@ -243,8 +252,8 @@ static void act_values(ck *k, float *x, int64_t n) {
 }
 
 static void check_act_case(ck *k, kn_act kind) {
-    act_case c = {.kind = kind, .n = ck_between(k, 1, 3) > 1 ? ck_between(k, 1, MOST)
-                                                             : ck_between(k, 1, 40)};
+    act_case c = {.kind = kind,
+                  .n = ck_between(k, 1, 3) > 1 ? ck_between(k, 1, MOST) : ck_between(k, 1, 40)};
     float *x = ck_f32(k, 1, c.n, c.n);
     act_values(k, x, c.n);
     if (kind == KN_ACT_SINE)
@@ -301,8 +310,8 @@ void ck_check_lrpe(ck *k) {
         for (int64_t j = 0; j < c.n; j++) /* learned: mostly 1 .. 1e-4, of any sign */
             theta[j] = (float)((ck_between(k, 0, 3) ? 1 : -1.5) * exp(-9.3 * ck_uniform(k)));
         c.theta = theta;
-        c.x = ck_filled(k, i % 4 ? CK_NORMAL : (ck_fill)ck_between(k, 0, CK_FILLS - 1), 1, c.n,
-                        c.n);
+        c.x =
+            ck_filled(k, i % 4 ? CK_NORMAL : (ck_fill)ck_between(k, 0, CK_FILLS - 1), 1, c.n, c.n);
         snprintf(c.what, sizeof c.what, "n=%d pos=%lld", (int)c.n, (long long)c.pos);
         for_each_isa(k, c.what, 2 * c.n, lrpe_body, &c);
         ck_buffers_done(k, c.what);

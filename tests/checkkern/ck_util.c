@@ -2,6 +2,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/base/half.h"
@@ -78,6 +79,8 @@ static uint16_t f16_from_f32(float f) {
 }
 
 kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size) {
+    if (t >= KN_PLAIN_COUNT)
+        return ck_packed(k, t, rows, cols, size);
     int64_t elem = kn_dtypes[t].elem_bytes;
     unsigned char *p = ck_matrix(k, rows, cols, cols, elem);
     for (int64_t i = 0; i < rows * cols; i++) {
@@ -92,10 +95,23 @@ kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size)
 }
 
 float ck_weight(const kn_tensor *w, int64_t row, int64_t col) {
+    float d;
+    if (w->dtype >= KN_PLAIN_COUNT) {
+        int code = ck_packed_weight(w, row, col, &d);
+        return d * (float)code;
+    }
     const char *p =
         (const char *)w->data + (row * w->cols + col) * (int64_t)kn_dtypes[w->dtype].elem_bytes;
-    float f;
-    kn_dtype_to_f32(&f, p, w->dtype, 1);
+    kn_dtype_to_f32(&d, p, w->dtype, 1);
+    return d;
+}
+
+float *ck_weights_f32(const kn_tensor *w) {
+    float *f = malloc((size_t)(w->rows * w->cols) * sizeof *f);
+    if (!f)
+        abort();
+    for (int64_t i = 0; i < w->rows * w->cols; i++)
+        f[i] = ck_weight(w, i / w->cols, i % w->cols);
     return f;
 }
 
@@ -116,8 +132,7 @@ void ck_expect(ck *k, bool ok, const char *what) {
                (unsigned long long)k->seed);
 }
 
-bool ck_near(ck *k, const char *what, const float *got, const double *want, int64_t n,
-             ck_tol tol) {
+bool ck_near(ck *k, const char *what, const float *got, const double *want, int64_t n, ck_tol tol) {
     for (int64_t i = 0; i < n; i++) {
         double g = (double)got[i], w = want[i], diff = fabs(g - w);
         bool both_nan = isnan(g) && isnan(w);
@@ -149,5 +164,13 @@ bool ck_same_bits(ck *k, const char *what, const float *got, const float *want, 
         return false;
     }
     ck_expect(k, true, what);
+    return true;
+}
+
+bool ck_same_rows(ck *k, const char *what, const float *got, const float *want, int64_t rows,
+                  int64_t cols, int64_t ld) {
+    for (int64_t r = 0; r < rows; r++)
+        if (!ck_same_bits(k, what, got + r * ld, want + r * ld, cols))
+            return false;
     return true;
 }
