@@ -18,7 +18,6 @@
 
 enum {
     MAX_SETS = 5,
-    READ_PIECE = 256 << 10, /* some microseconds between two looks at the clock */
     HUGE_PAGE = 2 << 20,
 };
 
@@ -29,14 +28,15 @@ enum {
 /* One thread's share of a slice. Apart by a cache line. */
 typedef struct part {
     _Alignas(64) double begin, end, done; /* seconds; bytes or operations */
-    size_t at;                            /* where the next read goes on */
+    int64_t at;                           /* its next piece, counted from its first */
 } part;
 
 struct kn_limits {
     tnl_pool *pool;
     int max_threads;
-    char *buffer;
-    size_t bytes;
+    char *buffer; /* NULL: the caller's regions are read */
+    const char **pieces;
+    int64_t n_pieces;
     part *parts; /* [max_threads] */
     const kn_peak_set *sets[MAX_SETS];
     int n_sets;
@@ -117,7 +117,6 @@ typedef struct slice {
     kn_limits *l;
     loop loop;
     int threads;
-    size_t part_bytes; /* of the buffer, each thread's */
     double start, seconds;
     atomic_int here;
 } slice;
@@ -138,11 +137,11 @@ static double run_piece(const slice *s, int64_t i) {
         peaks_sink = (uint64_t)(s->loop.arith->run(ARITH_ITERS) > 0);
         return s->loop.arith->ops * ARITH_ITERS;
     }
-    if (p->at + READ_PIECE > s->part_bytes)
+    int64_t first = s->l->n_pieces * i / s->threads, end = s->l->n_pieces * (i + 1) / s->threads;
+    if (p->at >= end - first)
         p->at = 0;
-    peaks_sink = s->loop.read->run(s->l->buffer + (size_t)i * s->part_bytes + p->at, READ_PIECE);
-    p->at += READ_PIECE;
-    return READ_PIECE;
+    peaks_sink = s->loop.read->run(s->l->pieces[first + p->at++], KN_READ_PIECE);
+    return KN_READ_PIECE;
 }
 
 static void run_parts(void *ctx, int64_t begin, int64_t end, int worker) {
@@ -162,7 +161,6 @@ static void run_parts(void *ctx, int64_t begin, int64_t end, int worker) {
 
 static double run_slice(kn_limits *l, loop what, int threads, double seconds) {
     slice s = {.l = l, .loop = what, .threads = threads, .seconds = seconds};
-    s.part_bytes = l->bytes / (size_t)threads / READ_PIECE * READ_PIECE;
     s.start = now();
     tnl_pool_run(l->pool, threads, 1, run_parts, &s);
     double done = 0, begin = l->parts[0].begin, end = l->parts[0].end;
@@ -216,7 +214,7 @@ void kn_limits_choose(kn_limits *l, kn_peaks *out, int threads, double seconds) 
 static size_t buffer_bytes(int threads) {
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    size_t n = (size_t)256 << 20, least = (size_t)threads * READ_PIECE;
+    size_t n = (size_t)256 << 20, least = (size_t)threads * KN_READ_PIECE;
     if (cache > 0 && (size_t)cache * 4 > n)
         n = (size_t)cache * 4;
     size_t limit = pages > 0 && page > 0 ? (size_t)pages / 8 * (size_t)page : n;
@@ -225,30 +223,64 @@ static size_t buffer_bytes(int threads) {
     return (n + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 }
 
-tnl_status kn_limits_open(kn_limits **out, int max_threads, tnl_error *err) {
+static tnl_status make_buffer(kn_limits *l, kn_region *out, tnl_error *err) {
+    size_t n = buffer_bytes(l->max_threads);
+    l->buffer = aligned_alloc(HUGE_PAGE, n);
+    if (!l->buffer)
+        return tnl_fail(err, TNL_E_NOMEM, "no memory for a read buffer of %zu bytes", n);
+#ifdef MADV_HUGEPAGE
+    (void)madvise(l->buffer, n, MADV_HUGEPAGE); /* a wish: fewer address look-ups */
+#endif
+    memset(l->buffer, 1, n); /* pages of its own: untouched ones share one page of zeros */
+    *out = (kn_region){l->buffer, n};
+    return TNL_OK;
+}
+
+static tnl_status cut_pieces(kn_limits *l, const kn_region *regions, int64_t n, tnl_error *err) {
+    size_t pieces = 0;
+    for (int64_t i = 0; i < n; i++)
+        pieces += regions[i].bytes / KN_READ_PIECE;
+    if (pieces < (size_t)l->max_threads)
+        return tnl_fail(err, TNL_E_LIMIT, "too little memory to read: %zu pieces of %d bytes",
+                        pieces, KN_READ_PIECE);
+    l->pieces = calloc(pieces, sizeof *l->pieces);
+    if (!l->pieces)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    for (int64_t i = 0; i < n; i++)
+        for (size_t at = 0; at + KN_READ_PIECE <= regions[i].bytes; at += KN_READ_PIECE)
+            l->pieces[l->n_pieces++] = (const char *)regions[i].data + at;
+    return TNL_OK;
+}
+
+static tnl_status fill_limits(kn_limits *l, const kn_region *regions, int64_t n, tnl_error *err) {
+    kn_region own;
+    size_t bytes = (size_t)l->max_threads * sizeof *l->parts;
+    l->parts = aligned_alloc(64, bytes);
+    if (!l->parts)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    memset(l->parts, 0, bytes);
+    if (!regions) {
+        TNL_TRY(make_buffer(l, &own, err));
+        regions = &own;
+        n = 1;
+    }
+    TNL_TRY(cut_pieces(l, regions, n, err));
+    return tnl_pool_open(&l->pool, l->max_threads, err);
+}
+
+tnl_status kn_limits_open(kn_limits **out, int max_threads, const kn_region *regions,
+                          int64_t n_regions, tnl_error *err) {
     *out = NULL;
     kn_limits *l = calloc(1, sizeof *l);
     if (!l)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory");
     l->max_threads = max_threads < 1 ? 1 : max_threads;
     l->n_sets = usable_sets(l->sets);
-    l->bytes = buffer_bytes(l->max_threads);
-    l->buffer = aligned_alloc(HUGE_PAGE, l->bytes);
-    l->parts = aligned_alloc(64, (size_t)l->max_threads * sizeof *l->parts);
-    tnl_status s = TNL_OK;
-    if (!l->buffer || !l->parts)
-        s = tnl_fail(err, TNL_E_NOMEM, "no memory for a read buffer of %zu bytes", l->bytes);
-    else
-        s = tnl_pool_open(&l->pool, l->max_threads, err);
+    tnl_status s = fill_limits(l, regions, n_regions, err);
     if (s != TNL_OK) {
         kn_limits_close(l);
         return s;
     }
-    memset(l->parts, 0, (size_t)l->max_threads * sizeof *l->parts);
-#ifdef MADV_HUGEPAGE
-    (void)madvise(l->buffer, l->bytes, MADV_HUGEPAGE); /* a wish: fewer address look-ups */
-#endif
-    memset(l->buffer, 1, l->bytes); /* pages of its own: untouched ones share one page of zeros */
     *out = l;
     return TNL_OK;
 }
@@ -258,6 +290,7 @@ void kn_limits_close(kn_limits *l) {
         return;
     tnl_pool_close(l->pool);
     free(l->buffer);
+    free(l->pieces);
     free(l->parts);
     free(l);
 }

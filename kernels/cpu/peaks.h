@@ -1,7 +1,8 @@
 /* What this machine can do at most, measured: the denominators of `tnl bench`.
  *
  * Reading: each thread streams its own part of a buffer several times larger than the last-level
- * cache, in huge pages where the system gives them. Arithmetic: multiply-adds (two operations each)
+ * cache, in huge pages where the system gives them; or of memory that the caller names, since not
+ * all memory of a virtual machine is equally fast. Arithmetic: multiply-adds (two operations each)
  * on independent accumulators that never leave the registers, so nothing but the arithmetic units
  * limits the loop.
  *
@@ -61,8 +62,18 @@ typedef struct kn_peaks {
 
 typedef struct kn_limits kn_limits;
 
-/* Allocates the read buffer and starts max_threads - 1 threads. On failure *out is NULL. */
-tnl_status kn_limits_open(kn_limits **out, int max_threads, tnl_error *err);
+/* Memory to read, 64-byte aligned; what is left of a region after whole pieces is not read. */
+typedef struct kn_region {
+    const void *data;
+    size_t bytes;
+} kn_region;
+
+enum { KN_READ_PIECE = 256 << 10 };
+
+/* Starts max_threads - 1 threads. Reads the regions, which must outlive it and give at least a
+ * piece for each thread; NULL: allocates a buffer. On failure *out is NULL. */
+tnl_status kn_limits_open(kn_limits **out, int max_threads, const kn_region *regions,
+                          int64_t n_regions, tnl_error *err);
 void kn_limits_close(kn_limits *l); /* NULL allowed */
 
 /* Try every loop that this processor has, in turns, for about `seconds`; keep the best.

@@ -168,7 +168,9 @@ static const cli_spec spec = {
         "\n"
         "Limits. Decode: read bandwidth, the best of several loops with and without prefetch.\n"
         "Needed: the bytes of every weight once a step and, of each sequence, one embedding row,\n"
-        "the state matrices and the pending rows in use; what is written is not counted.\n"
+        "the state matrices and the pending rows in use; what is written is not counted. The\n"
+        "column \"plain\" is the share of what a loop reaches that only reads these weights: not\n"
+        "all memory of a virtual machine is equally fast.\n"
         "Prefill: multiply-adds, of int8 for q8 and q4 weights, else of fp32. Needed: two\n"
         "operations for each weight of the layers' matrices and token, and the head once a\n"
         "prompt; attention is not counted.\n"
@@ -303,6 +305,10 @@ static tnl_status measure_machine(run *r, tnl_error *err) {
     return TNL_OK;
 }
 
+static tnl_status open_weights(run *r, int most, tnl_error *err) {
+    return r->o->decode > 0 ? bench_weights_open(&r->b.weights, r->model, most, err) : TNL_OK;
+}
+
 static tnl_status measure_engine(run *r, tnl_error *err) {
     enum { TOKENS = 300 };
     const bench_engine_opts e = {.model = r->model,
@@ -329,6 +335,7 @@ static tnl_status bench(run *r, const cli_args *a, tnl_error *err) {
         return measure_engine(r, err);
     bench_print_head(&r->out, &r->b, r->o->random ? r->o->random : a->v[0]);
     TNL_TRY(prefill_rows(r, err));
+    TNL_TRY(open_weights(r, most, err));
     return decode_rows(r, err);
 }
 
@@ -337,6 +344,7 @@ static void close_run(run *r) {
         mdl_model_use_backend(r->model, r->b.backends[0]);
     for (int i = 1; i < r->b.n_threads; i++)
         kn_backend_close(r->b.backends[i]);
+    kn_limits_close(r->b.weights);
     mdl_close(r->model);
     bench_neighbour_close(&r->neighbour);
     bench_limits_close(r->b.limits);

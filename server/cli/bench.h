@@ -4,7 +4,10 @@
  * of the table are measured in turns, round after round; a turn is cut into slices of some
  * milliseconds, and before, between and after them the limit that the row is held against is
  * measured with the same number of threads. A share is a ratio within one turn; of the turns, the
- * median and the best are reported. */
+ * median and the best are reported.
+ *
+ * Nor is all memory of a virtual machine equally fast. So decode is also held against a plain loop
+ * over the very weights that it reads. */
 #ifndef TNL_SERVER_CLI_BENCH_H
 #define TNL_SERVER_CLI_BENCH_H
 
@@ -40,6 +43,7 @@ enum { BENCH_MAX_THREADS = 8 };
 typedef struct bench_settings {
     mdl_model *model;
     bench_limits *limits;
+    kn_limits *weights; /* reads the weights; NULL: too small, or no decode */
     const bench_neighbour *neighbour;
     int n_threads; /* thread counts to measure with */
     kn_peaks peaks[BENCH_MAX_THREADS];
@@ -56,6 +60,7 @@ typedef struct bench_sample {
     double seconds, tokens;
     double needed;    /* 1e9 bytes or operations */
     double limit;     /* 1e9 a second, mean of the slices of this turn */
+    double plain;     /* decode: 1e9 bytes a second of a plain loop over the weights, or 0 */
     double disturbed; /* tokens a second beside a busy neighbour; 0: not asked for */
 } bench_sample;
 
@@ -80,11 +85,15 @@ typedef struct bench_result {
     double tokens_per_s, best_tokens_per_s;
     double limit, best_limit; /* 1e9 a second */
     double share, best_share;
-    double kept, best_kept; /* share of the speed kept beside a neighbour; 0: not asked for */
-    double needed;          /* bytes or operations a token */
+    double plain, plain_share; /* of a plain loop over the weights */
+    double kept, best_kept;    /* share of the speed kept beside a neighbour; 0: not asked for */
+    double needed;             /* bytes or operations a token */
 } bench_result;
 
 bench_result bench_row_result(const bench_row *r);
+
+/* A reader of the model's weights; *out NULL when they are too small. */
+tnl_status bench_weights_open(kn_limits **out, const mdl_model *m, int max_threads, tnl_error *err);
 
 /* Operations or bytes in use: "reads 47.1 GB/s". Into name. */
 void bench_limit_text(char *out, size_t n, kn_limit kind, double rate);

@@ -47,7 +47,7 @@ static void serve_limits(int fd, int max_threads) {
     answer a;
     question q;
     memset(&a, 0, sizeof a);
-    a.status = kn_limits_open(&l, max_threads, &a.err);
+    a.status = kn_limits_open(&l, max_threads, NULL, 0, &a.err);
     if (send(fd, &a, sizeof a, MSG_NOSIGNAL) != (ssize_t)sizeof a || a.status != TNL_OK)
         _exit(1);
     while (recv(fd, &q, sizeof q, 0) == (ssize_t)sizeof q) {

@@ -61,9 +61,9 @@ void bench_print_head(const bench_output *o, const bench_settings *b, const char
            name, (double)mdl_model_weights(b->model)->params / 1e6,
            mdl_model_tensors(b->model) ? "" : ", random weights", b->backends[0]->isa,
            (double)mdl_state_bytes(b->model) / 1e6);
-    printf("%-8s %-7s %7s %8s %9s %6s %10s %10s %10s %10s  %-18s %6s %6s%s %9s\n", "test",
+    printf("%-8s %-7s %7s %8s %9s %6s %10s %10s %10s %10s  %-18s %6s %6s %6s%s %9s\n", "test",
            "weights", "threads", "tokens", "context", "batch", "tokens/s", "best", "ms/token",
-           "ms/step", "limit", "share", "best", o->neighbour ? "   kept" : "", "peak MB");
+           "ms/step", "limit", "share", "best", "plain", o->neighbour ? "   kept" : "", "peak MB");
 }
 
 /* ---- rows ---- */
@@ -84,6 +84,8 @@ static void print_json(const bench_output *o, const bench_settings *b, const ben
         "\"limit\":\"%s\",\"limit_rate\":%.2f,\"best_limit_rate\":%.2f,\"needed_per_token\":%.0f,"
         "\"share_of_limit\":%.4f,\"best_share_of_limit\":%.4f,",
         limit_keys[r->limit], v->limit, v->best_limit, v->needed, v->share, v->best_share);
+    if (!r->prefill)
+        printf("\"plain_rate\":%.2f,\"share_of_plain\":%.4f,", v->plain, v->plain_share);
     if (o->neighbour)
         printf("\"kept\":%.4f,\"best_kept\":%.4f,", v->kept, v->best_kept);
     printf("\"state_bytes\":%zu,\"working_bytes\":%zu,\"rss_bytes\":%" PRIu64 "}\n", r->state_bytes,
@@ -106,6 +108,10 @@ static void print_table(const bench_output *o, const bench_settings *b, const be
     else
         printf("%10.3f  ", 1e3 * (double)r->batch / v->tokens_per_s);
     printf("%-18s %5.1f%% %5.1f%%", limit, 100 * v->share, 100 * v->best_share);
+    if (v->plain > 0)
+        printf(" %5.1f%%", 100 * v->plain_share);
+    else
+        printf(" %6s", "");
     if (o->neighbour)
         printf(" %5.1f%%", 100 * v->kept);
     printf(" %9.1f\n", (double)bench_peak_rss() / 1e6);

@@ -21,7 +21,7 @@ typedef struct turn {
     bench_row *row;
     bench_sample sample;
     int64_t steps, cycle;
-    double limits; /* sum */
+    double limits, plains; /* sums */
     int n_limits;
     double step_seconds; /* of the steps so far */
 } turn;
@@ -31,6 +31,9 @@ static tnl_status measure_limit(turn *t, tnl_error *err) {
     TNL_TRY(bench_limits_slice(t->b->limits, &rate, &t->b->peaks[t->row->threads], t->row->limit,
                                0.5 * t->b->slice, err));
     t->limits += rate;
+    if (!t->row->prefill && t->b->weights)
+        t->plains += kn_limits_slice(t->b->weights, &t->b->peaks[t->row->threads], KN_LIMIT_READ,
+                                     0.5 * t->b->slice);
     t->n_limits++;
     return TNL_OK;
 }
@@ -84,6 +87,7 @@ static tnl_status take_turn(const bench_settings *b, bench_row *r, double step_s
         TNL_TRY(measure_limit(&t, err));
     }
     t.sample.limit = t.limits / t.n_limits;
+    t.sample.plain = t.plains / t.n_limits;
     if (b->neighbour->pid)
         TNL_TRY(run_disturbed(&t, err));
     r->samples[r->n_samples++] = t.sample;
@@ -175,7 +179,7 @@ static double median(double *v, int n) {
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
 
-enum { SPEED, LIMIT, SHARE, DISTURBED, KEPT, NEEDED, FIGURES };
+enum { SPEED, LIMIT, SHARE, PLAIN, PLAIN_SHARE, DISTURBED, KEPT, NEEDED, FIGURES };
 
 static double figure(const bench_sample *s, int which) {
     double speed = s->tokens / s->seconds;
@@ -186,6 +190,10 @@ static double figure(const bench_sample *s, int which) {
         return s->limit;
     case SHARE:
         return s->limit > 0 ? s->needed / s->seconds / s->limit : 0;
+    case PLAIN:
+        return s->plain;
+    case PLAIN_SHARE:
+        return s->plain > 0 ? s->needed / s->seconds / s->plain : 0;
     case DISTURBED:
         return s->disturbed;
     case KEPT:
@@ -210,6 +218,8 @@ bench_result bench_row_result(const bench_row *r) {
                         .limit = mid[LIMIT],
                         .best_limit = best[LIMIT],
                         .share = mid[SHARE],
+                        .plain = mid[PLAIN],
+                        .plain_share = mid[PLAIN_SHARE],
                         .kept = mid[KEPT],
                         .needed = mid[NEEDED]};
     if (best[LIMIT] > 0)

@@ -67,6 +67,31 @@ static double prefill_ops(const bench_work *w, int64_t tokens, bool head) {
            (w->layer_weights * (double)tokens + (head ? (double)s->vocab * (double)s->width : 0));
 }
 
+tnl_status bench_weights_open(kn_limits **out, const mdl_model *m, int max_threads,
+                              tnl_error *err) {
+    const mdl_weights *w = mdl_model_weights(m);
+    int64_t n = 0, layers = mdl_model_spec(m)->n_layers;
+    uint64_t bytes, pieces = 0;
+    kn_region *regions = calloc((size_t)(layers + 1) * MDL_R_COUNT, sizeof *regions);
+    *out = NULL;
+    if (!regions)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    for (int64_t l = 0; l <= layers; l++)
+        for (int r = 0; r < MDL_R_COUNT; r++) {
+            const kn_tensor *t = l < layers ? &w->layers[l].m[r] : &w->global.m[r];
+            if (!t->data || r == MDL_R_EMBED || (uintptr_t)t->data % 64 ||
+                !kn_dtype_matrix_bytes(&bytes, t->dtype, (uint64_t)t->rows, (uint64_t)t->cols))
+                continue;
+            regions[n++] = (kn_region){t->data, (size_t)bytes};
+            pieces += bytes / KN_READ_PIECE;
+        }
+    tnl_status s = TNL_OK;
+    if (pieces >= (uint64_t)max_threads)
+        s = kn_limits_open(out, max_threads, regions, n, err);
+    free(regions);
+    return s;
+}
+
 /* ---- open and close ---- */
 
 static int64_t min64(int64_t a, int64_t b) {

@@ -8,7 +8,7 @@ ROW = {"test", "weights", "threads", "turns", "tokens_per_s", "best_tokens_per_s
        "best_ms_per_token", "limit", "limit_rate", "best_limit_rate", "needed_per_token",
        "share_of_limit", "best_share_of_limit", "state_bytes", "working_bytes", "rss_bytes"}
 PREFILL = ROW | {"tokens", "from"}
-DECODE = ROW | {"context", "batch"}
+DECODE = ROW | {"context", "batch", "plain_rate", "share_of_plain"}
 PROFILE = {"test", "of", "weights", "threads", "op", "calls", "us", "share_of_step", "gb_s",
            "share_of_bandwidth", "gop_s", "limit", "share_of_peak"}
 QUICK = ("--machine-seconds", 0.05, "--repeats", 2, "--slice", 0.001)
