@@ -333,7 +333,7 @@ static tnl_status write_model(writer *w) {
         return tnl_fail(w->err, TNL_E_LIMIT, "shards: found %d files, expected at most %d",
                         w->files, MAX_FILES);
     set_offsets(w);
-    TNL_TRY(tnl_pool_open(&w->pass.pool, tnl_cpu_count(), w->err));
+    TNL_TRY(tnl_pool_open(&w->pass.pool, w->p->threads ? w->p->threads : tnl_cpu_count(), w->err));
     for (int file = 0; file < w->files; file++) {
         file_name(w->file, file, w->files);
         TNL_TRY(open_new(&w->fd, w->p->dir, w->file, w->err));

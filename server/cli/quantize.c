@@ -20,7 +20,7 @@ typedef struct settings {
     const char *random;
     int type;
     bool force;
-    int64_t shard_mb;
+    int64_t shard_mb, threads;
     uint64_t seed;
 } settings;
 
@@ -44,6 +44,16 @@ static const cli_opt rows[] = {
      .dflt = "4000",
      .arg = "MB",
      .help = "size of a file, from which on another is begun"},
+    {.flag = "threads",
+     .letter = 't',
+     .type = CLI_INT,
+     AT(threads),
+     .min = 0,
+     .max = 1024,
+     .dflt = "0",
+     .arg = "N",
+     .env = "TNL_THREADS",
+     .help = "threads that compute; 0: one per processor"},
     {.flag = "force", .type = CLI_BOOL, AT(force), .help = "replace the model in DST"},
     {.flag = "random",
      .type = CLI_STRING,
@@ -309,6 +319,7 @@ static tnl_status write_weights(job *j, tnl_error *err) {
                    .tensors = j->tensors,
                    .weights = j->tensors ? NULL : &j->random,
                    .type = types[j->o->type],
+                   .threads = (int)j->o->threads,
                    .shard_bytes = (uint64_t)j->o->shard_mb * 1000000,
                    .progress = show_progress,
                    .progress_ctx = &bar,

@@ -12,16 +12,18 @@ static void check(const mdl_tensors *t, size_t size) {
     uint64_t sum = 0;
     for (int64_t i = 0; i < mdl_tensors_count(t); i++) {
         const mdl_tensor_view *v = mdl_tensors_at(t, i);
-        uint64_t elems = 1;
+        uint64_t elems = 1, bytes = 1, align = 64; /* packed */
+        FUZZ_CHECK((int)v->dtype >= 0 && v->dtype < KN_DTYPE_COUNT);
+        if (v->dtype < KN_PLAIN_COUNT)
+            bytes = align = (uint64_t)kn_dtypes[v->dtype].elem_bytes;
         FUZZ_CHECK(v->bytes <= size && v->file_offset <= size - v->bytes);
         for (int k = 0; k < v->rank; k++) {
             FUZZ_CHECK(v->dims[k] >= 0);
             elems *= (uint64_t)v->dims[k];
         }
-        FUZZ_CHECK(elems * (uint64_t)kn_dtypes[v->dtype].elem_bytes == v->bytes);
+        FUZZ_CHECK(elems * bytes == v->bytes);
         FUZZ_CHECK(mdl_tensors_find(t, v->name) == v);
-        FUZZ_CHECK((uintptr_t)v->data % (uintptr_t)kn_dtypes[v->dtype].elem_bytes == 0 ||
-                   v->bytes == 0);
+        FUZZ_CHECK((uintptr_t)v->data % align == 0 || v->bytes == 0);
         for (int64_t k = 0; k < i && k < 64; k++) {
             const mdl_tensor_view *w = mdl_tensors_at(t, k);
             FUZZ_CHECK(v->bytes == 0 || w->bytes == 0 ||
