@@ -104,6 +104,28 @@ static void fetch_pending(const head_view *h, int64_t r0) {
         __builtin_prefetch(v + at);
 }
 
+/* Ask for one head of a row of q, k or v: short runs a row apart, which no prefetcher of the
+ * processor foresees. */
+static void fetch_row(const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16)
+        __builtin_prefetch(x + i);
+}
+
+/* Append k and v of rows at.. to the pending rows r0.., and ask for the rows of the next block. */
+static void append_rows(const linattn_job *j, const head_view *h, int64_t head, int64_t at,
+                        int64_t r0, int64_t n, int64_t end) {
+    const float *q = j->q + head * h->Dk, *k = j->k + head * h->Dk, *v = j->v + head * h->Dv;
+    for (int64_t i = at; i < at + n; i++, r0++) {
+        memcpy(h->K + r0 * h->Dk, k + i * j->ldk, (size_t)h->Dk * sizeof *h->K);
+        memcpy(h->V + r0 * h->Dv, v + i * j->ldv, (size_t)h->Dv * sizeof *h->V);
+        if (i + h->B < end) {
+            fetch_row(q + (i + h->B) * j->ldq, h->Dk);
+            fetch_row(k + (i + h->B) * j->ldk, h->Dk);
+            fetch_row(v + (i + h->B) * j->ldv, h->Dv);
+        }
+    }
+}
+
 /* S decays by exp(-s B) and gains a = sum over j of (exp(-s (B-1-j)) k_j) v_j^T, tile by tile of S.
  * A slow head adds its small loss (1 - exp(-s B) in f32 would keep two digits of it). A fast head
  * must not: S + (a - S) leaves a rounding error of the size of the old S, however little of it
@@ -159,12 +181,7 @@ static void run_head(const linattn_job *j, const kn_linattn_seg *seg, int64_t he
         float *o = j->o + at * j->ldo + head * h.Dv;
         if (n < ROWS)
             fetch_pending(&h, r0);
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(h.K + (r0 + i) * h.Dk, j->k + (at + i) * j->ldk + head * h.Dk,
-                   (size_t)h.Dk * sizeof *h.K);
-            memcpy(h.V + (r0 + i) * h.Dv, j->v + (at + i) * j->ldv + head * h.Dv,
-                   (size_t)h.Dv * sizeof *h.V);
-        }
+        append_rows(j, &h, head, at, r0, n, seg->first + seg->len);
         block_state(&h, o, j->ldo, q, j->ldq, r0, n);
         block_scores(&h, q, j->ldq, r0, n);
         block_pending(&h, o, j->ldo, r0, n);

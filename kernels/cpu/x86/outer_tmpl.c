@@ -17,10 +17,10 @@ typedef struct outer_args {
 
 /* A tile of R rows and W full vectors at column j. */
 V16_FN void outer_tile(const outer_args *g, int64_t r0, int64_t j, const int R, const int W) {
-    v16 acc[4][8];
+    v16 acc[V16_OUTER_ROWS][8];
     float *c = g->c + r0 * g->ldc + j;
     const float *a = g->a + r0 * g->a_row, *b = g->b + j;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int w = 0; w < W; w++)
@@ -35,7 +35,7 @@ V16_FN void outer_tile(const outer_args *g, int64_t r0, int64_t j, const int R, 
 #pragma GCC unroll 8
         for (int w = 0; w < W; w++)
             bw[w] = v16_load(b + 16 * w);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             v16 ar = v16_set(a[r * g->a_row]);
 #pragma GCC unroll 8
@@ -43,7 +43,7 @@ V16_FN void outer_tile(const outer_args *g, int64_t r0, int64_t j, const int R, 
                 acc[r][w] = v16_fma(ar, bw[w], acc[r][w]);
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int w = 0; w < W; w++)
@@ -82,23 +82,37 @@ static void outer_1_row(const outer_args *g, int64_t r, int64_t cols) {
         outer_tail(g, r, j, cols - j, 1);
 }
 
-static void outer_4_rows(const outer_args *g, int64_t r, int64_t cols) {
+/* Rows share the loads of b, and a strip of b stays in the first-level cache while all rows pass
+ * over it. */
+V16_FN void outer_strip(const outer_args *g, int64_t rows, int64_t j, const int W) {
+    int64_t r = 0;
+    for (; r + V16_OUTER_ROWS <= rows; r += V16_OUTER_ROWS)
+        outer_tile(g, r, j, V16_OUTER_ROWS, W);
+    for (; r + 4 <= rows; r += 4)
+        outer_tile(g, r, j, 4, W);
+    for (; r < rows; r++)
+        outer_tile(g, r, j, 1, W);
+}
+
+static void outer_some_rows(const outer_args *g, int64_t rows, int64_t cols) {
     int64_t j = 0;
     for (; j + 16 * V16_OUTER_COLS <= cols; j += 16 * V16_OUTER_COLS)
-        outer_tile(g, r, j, 4, V16_OUTER_COLS);
+        outer_strip(g, rows, j, V16_OUTER_COLS);
     for (; j + 16 <= cols; j += 16)
-        outer_tile(g, r, j, 4, 1);
-    if (j < cols)
-        outer_tail(g, r, j, cols - j, 4);
+        outer_strip(g, rows, j, 1);
+    for (int64_t r = 0; j < cols && r < rows; r += r + 4 <= rows ? 4 : 1)
+        if (r + 4 <= rows)
+            outer_tail(g, r, j, cols - j, 4);
+        else
+            outer_tail(g, r, j, cols - j, 1);
 }
 
 static void outer_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                        const float *b, int64_t ldb, int64_t rows, int64_t n, int64_t cols,
                        bool add) {
     const outer_args g = {c, ldc, a, a_row, a_col, b, ldb, n, add};
-    int64_t r = 0;
-    for (; r + 4 <= rows; r += 4)
-        outer_4_rows(&g, r, cols);
-    for (; r < rows; r++)
-        outer_1_row(&g, r, cols);
+    if (rows == 1)
+        outer_1_row(&g, 0, cols);
+    else
+        outer_some_rows(&g, rows, cols);
 }

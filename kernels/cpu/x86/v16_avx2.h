@@ -18,6 +18,7 @@ typedef v16 v16m; /* all bits of a chosen lane set */
 #define V16_MANY_ROWS 2
 #define V16_MANY_OUTS 2
 #define V16_FEW_OUTS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
+#define V16_OUTER_ROWS 4
 #define V16_OUTER_COLS 1
 #define V16_OUTER_WIDE 4
 

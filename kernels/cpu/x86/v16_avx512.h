@@ -17,7 +17,8 @@ typedef __mmask16 v16m;
 #define V16_MANY_ROWS 6
 #define V16_MANY_OUTS 4
 #define V16_FEW_OUTS(rows) ((rows) <= 2 ? 1 : 4)
-#define V16_OUTER_COLS 4
+#define V16_OUTER_ROWS 8
+#define V16_OUTER_COLS 2
 #define V16_OUTER_WIDE 8
 
 V16_FN v16 v16_zero(void) {
