@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -210,14 +211,27 @@ void kn_limits_choose(kn_limits *l, kn_peaks *out, int threads, double seconds) 
 
 /* ---- open and close ---- */
 
-/* Four times the last-level cache, 256 MiB at least, an eighth of the memory at most. */
+/* Bytes of the last-level cache that the first processor reaches; sysconf counts those of a whole
+ * package, of which a virtual machine may own a part. */
+static size_t cache_bytes(void) {
+    unsigned long kib = 0;
+    FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    if (f && fscanf(f, "%luK", &kib) != 1)
+        kib = 0;
+    if (f)
+        fclose(f);
+    long cache = kib > 0 ? 0 : sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return kib > 0 ? (size_t)kib << 10 : cache > 0 ? (size_t)cache : 0;
+}
+
+/* Each thread's part is four times the last-level cache; 256 MiB at least, an eighth of the memory
+ * at most. */
 static size_t buffer_bytes(int threads) {
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     size_t n = (size_t)256 << 20, least = (size_t)threads * KN_READ_PIECE;
-    if (cache > 0 && (size_t)cache * 4 > n)
-        n = (size_t)cache * 4;
+    size_t want = 4 * cache_bytes() * (size_t)threads;
     size_t limit = pages > 0 && page > 0 ? (size_t)pages / 8 * (size_t)page : n;
+    n = n < want ? want : n;
     n = n > limit ? limit : n;
     n = n < least ? least : n;
     return (n + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
