@@ -320,6 +320,31 @@ static void legal(void **state) {
     }
 }
 
+/* What is written is what is read, and the rest of the text stays. */
+static void quantized(void **state) {
+    (void)state;
+    static const kn_dtype types[] = {KN_Q8, KN_Q4};
+    for (int k = 0; k < 2; k++) {
+        mdl_spec spec;
+        tnl_error err = {0};
+        char *text;
+        buf plain = config_with("torch_dtype", "\"bfloat16\"");
+        assert_int_equal(mdl_config_add_quant(&text, (char *)plain.p, plain.n, types[k], &err),
+                         TNL_OK);
+        if (mdl_config_parse(&spec, text, strlen(text), "config.json", &err) != TNL_OK)
+            fail_msg("%s in %s", err.msg, text);
+        assert_true(spec.quantized);
+        assert_int_equal(spec.packed, types[k]);
+        assert_int_equal(spec.width, 16);
+        mdl_spec_clear(&spec);
+        free(text);
+        drop(&plain);
+        spec = good(NULL, NULL);
+        assert_false(spec.quantized);
+        mdl_spec_clear(&spec);
+    }
+}
+
 /* C30: sizes in range whose product is not what a machine has. */
 static void state_size(void **state) {
     (void)state;
@@ -396,7 +421,7 @@ int main(void) {
         cmocka_unit_test(refuses),    cmocka_unit_test(sizes),    cmocka_unit_test(key_case),
         cmocka_unit_test(texts),      cmocka_unit_test(defaults), cmocka_unit_test(versions),
         cmocka_unit_test(values),     cmocka_unit_test(legal),    cmocka_unit_test(state_size),
-        cmocka_unit_test(companions), cmocka_unit_test(files),
+        cmocka_unit_test(companions), cmocka_unit_test(files),    cmocka_unit_test(quantized),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

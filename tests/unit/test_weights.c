@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "kernels/base/half.h"
+#include "kernels/quant.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "tests/unit/folder.h"
@@ -584,6 +585,43 @@ static void random_weights(void **state) {
     }
 }
 
+/* One spread for every type: variance 1/64 by the definition of the packed formats. */
+static void random_packed(void **state) {
+    (void)state;
+    static const kn_dtype types[] = {KN_Q8, KN_Q4};
+    for (int k = 0; k < 2; k++) {
+        mdl_spec spec = random_spec("true");
+        mdl_weights a, b, c;
+        assert_int_equal(mdl_weights_random(&a, &spec, types[k], 1, NULL), TNL_OK);
+        assert_int_equal(mdl_weights_random(&b, &spec, types[k], 1, NULL), TNL_OK);
+        assert_int_equal(mdl_weights_random(&c, &spec, types[k], 2, NULL), TNL_OK);
+        const kn_tensor *x = &a.global.m[MDL_R_EMBED], *gate = &a.layers[0].m[MDL_R_GATE0];
+        uint64_t bytes;
+        assert_int_equal(x->dtype, types[k]);
+        assert_int_equal(gate->dtype, KN_BF16); /* eight outputs are not worth a tile */
+        assert_int_equal(a.dtype, types[k]);
+        assert_true(kn_dtype_matrix_bytes(&bytes, types[k], 300, 64));
+        assert_memory_equal(x->data, b.global.m[MDL_R_EMBED].data, bytes);
+        assert_memory_not_equal(x->data, c.global.m[MDL_R_EMBED].data, bytes);
+        double sum = 0, squares = 0;
+        for (int64_t r = 0; r < 320; r++) {
+            float row[64];
+            kn_q_row_to_f32(row, x->data, types[k], 64, r);
+            for (int i = 0; i < 64; i++) {
+                assert_true(isfinite(row[i]) && (r < 300 || row[i] == 0));
+                sum += (double)row[i];
+                squares += (double)row[i] * (double)row[i];
+            }
+        }
+        assert_true(fabs(sum / 19200) < 5 * 0.125 / sqrt(19200) + 0.125 * 0.02);
+        assert_true(fabs(squares / 19200 * 64 - 1) < 0.1);
+        mdl_weights_clear(&a, &spec);
+        mdl_weights_clear(&b, &spec);
+        mdl_weights_clear(&c, &spec);
+        mdl_spec_clear(&spec);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(views),
@@ -598,6 +636,7 @@ int main(void) {
         cmocka_unit_test(extras),
         cmocka_unit_test(progress),
         cmocka_unit_test(random_weights),
+        cmocka_unit_test(random_packed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
