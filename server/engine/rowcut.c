@@ -355,7 +355,7 @@ void eng_cut_typical_p(eng_cutter *c, eng_row *r, float p) {
     (void)c->math->maxima(c->lane_max, &top, c->key, r->n);
     r->mapped = false;
     const search s = {
-        c->key,  r->w, r->n, top, r->sum, (double)p * r->sum, c->lane_max, lanes_of(r->n) / 8,
+        c->key,  r->w, r->n, top, r->sum, (double)p * r->sum, c->lane_max, lanes_of(r->n) / 16,
         -FLT_MAX};
     narrow(c, r, c->key, find_edge(c, &s));
     r->w = NULL; /* the likeliest may be gone: weights start anew */
@@ -381,7 +381,7 @@ void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p) {
         const search s = {r->x,        r->w,
                           r->n,        r->max,
                           r->sum,      (double)top_p * r->sum,
-                          c->lane_max, r->mapped ? lanes_of(r->n) / 8 : 0,
+                          c->lane_max, r->mapped ? lanes_of(r->n) / 16 : 0,
                           floor};
         narrow(c, r, r->x, find_edge(c, &s));
     }

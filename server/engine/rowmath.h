@@ -1,7 +1,7 @@
 /* Passes over one row of logits. Each is written once, in plain C (rowmath_tmpl.c), and compiled
- * for several instruction sets. Sums run in 16 lanes (element i belongs to lane i mod 16 of its
- * block) that are combined in one order, and nothing is contracted, so every instruction set gives
- * the same bits: choosing one changes the time, never the token.
+ * for several instruction sets. A block is summed in 16 lanes (element i belongs to lane i mod 16),
+ * which are then added in order, in double, and nothing is contracted, so every instruction set
+ * gives the same bits: choosing one changes the time, never the token.
  *
  * A row's elements are finite or -infinity (a token that is forbidden or was dropped), with at
  * least one finite; only maxima and finite take anything. Blocks are ENG_ROW_BLOCK elements, the
@@ -25,8 +25,8 @@ typedef struct eng_rowmath {
     bool (*maxima)(float *lane_max, float *max, const float *x, int64_t n);
 
     /* w[i] = exp((x[i] - max) * inv_t), relative error of the exponential below 2e-7, exactly 0
-     * below exp(-87); block[b] = the sum of block b: floats in each lane (32 terms at most), then
-     * doubles. Returns the sum of block[0], block[1], ... w may be NULL. */
+     * below exp(-87); block[b] = the sum of block b. Returns the sum of block[0], block[1],
+     * ... w may be NULL. */
     double (*exp_sums)(double *block, float *w, const float *x, int64_t n, float max, float inv_t);
 
     /* The same sums of a w that exists already. */

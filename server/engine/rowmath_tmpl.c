@@ -33,13 +33,12 @@ static inline float where(int condition, float x) {
 /* exp(x) = 2^n e^r with n the nearest integer to x / ln 2 and |r| <= ln(2)/2. e^r is a polynomial
  * of degree 5, of the least relative error among those that begin with 1 + r (1.05e-7). n comes
  * out of the low bits of t = x / ln 2 + 1.5 * 2^23, and shifting t's bits leaves n as an exponent
- * to add. */
+ * to add. Below -87 all of that is meaningless, and dropped. */
 static inline float exp_nonpositive(float x) {
     const float magic = 12582912.0f, ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
-    float c = larger(x, -87.0f);
-    float t = c * 1.44269504f + magic;
+    float t = x * 1.44269504f + magic;
     float n = t - magic;
-    float r = (c - n * ln2_hi) - n * ln2_lo;
+    float r = (x - n * ln2_hi) - n * ln2_lo;
     float p = 0.0083125019f;
     p = p * r + 0.041890334f;
     p = p * r + 0.16667116f;
@@ -104,7 +103,7 @@ static bool maxima(float *lane_max, float *max, const float *x, int64_t n) {
 
 /* ---- sums ---- */
 
-/* Element i into lane i mod LANES, then the lanes in order. */
+/* Element i into lane i mod LANES, then the lanes in order, in double. */
 static double sum_block(const float *restrict w, int64_t n) {
     float lane[LANES] = {0};
     int64_t i = 0;
@@ -196,21 +195,27 @@ static inline int any_between(const float *x, int n, float from, float below) {
     return hit;
 }
 
+/* First which stretches hold any, then those element by element: neither loop has a branch that
+ * would be guessed wrong. */
 static int64_t collect(int32_t *at, const float *x, const float *lane_max, int64_t n, float from,
                        float below) {
     enum { LOOK = 32 };
     int64_t found = 0;
     for (int64_t b = 0; b < n; b += BLOCK) {
-        int64_t i = b, end = block_end(b, n);
+        int64_t first[BLOCK / LOOK + 1], hits = 0, i = b, end = block_end(b, n);
         if (lane_max && !any_between(lane_max + b / BLOCK * LANES, LANES, from, INFINITY))
             continue;
-        for (; i < end; i += LOOK) {
-            int64_t stop = end - i < LOOK ? end : i + LOOK;
-            if (stop == i + LOOK && !any_between(x + i, LOOK, from, below))
-                continue;
-            for (int64_t j = i; j < stop; j++) {
+        for (; i + LOOK <= end; i += LOOK) {
+            first[hits] = i;
+            hits += any_between(x + i, LOOK, from, below);
+        }
+        first[hits] = i;
+        hits += i < end;
+        for (int64_t h = 0; h < hits; h++) {
+            int64_t stop = first[h] + LOOK < end ? first[h] + LOOK : end;
+            for (int64_t j = first[h]; j < stop; j++) {
                 at[found] = (int32_t)j;
-                found += x[j] >= from && x[j] < below;
+                found += (x[j] >= from) & (x[j] < below);
             }
         }
     }

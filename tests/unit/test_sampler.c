@@ -248,7 +248,7 @@ static void instruction_sets_agree_to_the_bit(void **state) {
 
 /* ---- a plain sampler: sort everything, in double ---- */
 
-enum { PLAIN_MAX = 4096 };
+enum { PLAIN_MAX = 64000 };
 
 typedef struct plain_item {
     int id;
@@ -349,12 +349,15 @@ static int plain_sample(plain *s, const float *x, int vocab, const eng_params *p
     return -1;
 }
 
+/* Spread evenly about zero, with ties or not, or over all magnitudes. */
 static void random_row(rng *r, float *x, int vocab) {
     static const double spreads[] = {0.01, 1, 3, 10, 60};
     double spread = spreads[below(r, 5)];
-    bool ties = below(r, 4) == 0;
+    bool ties = below(r, 4) == 0, wide = below(r, 8) == 0;
     for (int i = 0; i < vocab; i++) {
         double v = (uniform(r) + uniform(r) + uniform(r) - 1.5) * spread;
+        if (wide)
+            v = (v > 0 ? 1 : -1) * exp2(uniform(r) * 100 - 95);
         x[i] = (float)(ties ? round(v) : v);
     }
 }
@@ -374,6 +377,28 @@ static void random_params(rng *r, eng_params *p, int vocab) {
         p->min_p = (float)uniform(r);
 }
 
+/* True if case c is away from a rounding edge; then the choice is checked. */
+static bool check_case(rng *r, plain *s, float *x, int vocab, int c) {
+    fixture *f = fixture_new(vocab);
+    random_row(r, x, vocab);
+    random_params(r, &f->p, vocab);
+    uint64_t seed = next(r);
+    double u = eng_uniform(seed, c);
+    int want = plain_sample(s, x, vocab, &f->p, u, 0);
+    bool clear = plain_sample(s, x, vocab, &f->p, u, 3e-6) == want &&
+                 plain_sample(s, x, vocab, &f->p, u, -3e-6) == want;
+    eng_pick pick;
+    assert_int_equal(eng_sample(f->s, &pick, x, &f->p, &f->h, seed, c), TNL_OK);
+    if (clear && pick.id != want)
+        print_message("case %d vocab %d T %g k %d p %g typ %g min %g\n", c, vocab,
+                      (double)f->p.temperature, (int)f->p.top_k, (double)f->p.top_p,
+                      (double)f->p.typical_p, (double)f->p.min_p);
+    if (clear)
+        assert_int_equal(pick.id, want);
+    fixture_free(f);
+    return clear;
+}
+
 static void equals_plain_sampler(void **state) {
     (void)state;
     rng r = {test_seed};
@@ -382,30 +407,15 @@ static void equals_plain_sampler(void **state) {
     float *x = malloc(PLAIN_MAX * sizeof *x);
     assert_non_null(s);
     assert_non_null(x);
-    int checked = 0, cases = 4000;
-    for (int c = 0; c < cases; c++) {
-        int vocab = c % 8 ? 1 + (int)below(&r, 300) : 1 + (int)below(&r, PLAIN_MAX);
-        fixture *f = fixture_new(vocab);
-        random_row(&r, x, vocab);
-        random_params(&r, &f->p, vocab);
-        uint64_t seed = next(&r);
-        double u = eng_uniform(seed, c);
-        int want = plain_sample(s, x, vocab, &f->p, u, 0);
-        bool clear = plain_sample(s, x, vocab, &f->p, u, 3e-6) == want &&
-                     plain_sample(s, x, vocab, &f->p, u, -3e-6) == want;
-        eng_pick pick;
-        assert_int_equal(eng_sample(f->s, &pick, x, &f->p, &f->h, seed, c), TNL_OK);
-        if (clear && pick.id != want)
-            print_message("case %d vocab %d T %g k %d p %g typ %g min %g\n", c, vocab,
-                          (double)f->p.temperature, (int)f->p.top_k, (double)f->p.top_p,
-                          (double)f->p.typical_p, (double)f->p.min_p);
-        if (clear)
-            assert_int_equal(pick.id, want);
-        checked += clear;
-        fixture_free(f);
-    }
-    print_message("%d of %d cases away from a rounding edge\n", checked, cases);
+    int checked = 0, cases = 4000, large = 0, large_cases = 30;
+    for (int c = 0; c < cases; c++)
+        checked += check_case(&r, s, x, 1 + (int)below(&r, c % 8 ? 300 : 4096), c);
+    for (int c = 0; c < large_cases; c++)
+        large += check_case(&r, s, x, 20000 + (int)below(&r, PLAIN_MAX - 20000 + 1), c);
+    print_message("%d of %d cases away from a rounding edge, %d of %d large ones\n", checked, cases,
+                  large, large_cases);
     assert_true(checked > cases * 9 / 10);
+    assert_true(large > large_cases / 2);
     free(s);
     free(x);
 }
