@@ -34,8 +34,18 @@ V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const
         }
         return;
     }
+    int r0 = 0;
+    if (O == 2) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
+        for (; r0 + 2 <= R; r0 += 2) {
+            __m128 four =
+                v16_sum4(acc[r0][0], acc[r0][1], acc[r0 + 1][0], acc[r0 + 1][1]);
+            _mm_storel_pi((__m64 *)(void *)(y + r0 * ldy), four);
+            _mm_storeh_pi((__m64 *)(void *)(y + r0 * ldy + ldy), four);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = r0; r < R; r++)
 #pragma GCC unroll 8
         for (int o = 0; o < O; o++)
             y[r * ldy + o] = v16_sum(acc[r][o]);
@@ -128,13 +138,29 @@ typedef struct many_args {
     const char *ahead, *end; /* memory to ask for: a line a step, in every tile */
 } many_args;
 
-#define MX_FULL(r) v16_load(x + (r)*g->ldx + i)
 #define MX_PART(r) v16_loadn(x + (r)*g->ldx + i, rest)
 
-/* Groups have at most V16_MANY_ROWS rows: larger cases of the switches are dead where that is 2. */
-#define MANY_4 (V16_MANY_ROWS < 4 ? 1 : 4)
-#define MANY_5 (V16_MANY_ROWS < 5 ? 1 : 5)
-#define MANY_6 (V16_MANY_ROWS < 6 ? 1 : 6)
+/* A step of one part of the lanes. Where there are several, registers are few: the weights wait in
+ * them and the inputs pass by. */
+#define PART_STEP(LW)                                                                              \
+    do {                                                                                           \
+        v16 ws[MOST_OUTS];                                                                         \
+        if (V16_PARTS == 1) {                                                                      \
+            TILE_STEP(MX_FULL, LW);                                                                \
+            break;                                                                                 \
+        }                                                                                          \
+        _Pragma("GCC unroll 8") for (int o = 0; o < O; o++) ws[o] = LW(o);                         \
+        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                      \
+            v16 xr = MX_FULL(r);                                                                   \
+            _Pragma("GCC unroll 8") for (int o = 0; o < O; o++) acc[r][o] =                        \
+                v16_fma_part(xr, ws[o], acc[r][o], part);                                          \
+        }                                                                                          \
+    } while (0)
+#define MX_FULL(r) v16_load_part(x + (r)*g->ldx + i, part)
+#define W_STEP_f32(o) v16_load_part_f32(w + (o)*row + i * 4, part)
+#define W_STEP_f16(o) v16_load_part_f16(w + (o)*row + i * 2, part)
+#define W_STEP_bf16(o) v16_load_part_bf16(w + (o)*row + i * 2, part)
+
 #define sizeof_f32 4
 #define sizeof_f16 2
 #define sizeof_bf16 2
@@ -190,10 +216,13 @@ static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t
             for (int o = 0; o < O; o++)                                                            \
                 acc[r][o] = g->first ? v16_zero() : v16_load(g->carry + 16 * (r * O + o));         \
         int64_t i = 0;                                                                             \
-        for (; i + 16 <= g->n; i += 16, ahead += line) {                                           \
-            __builtin_prefetch(ahead, 0, 2);                                                       \
-            TILE_STEP(MX_FULL, W_FULL_##T);                                                        \
-        }                                                                                          \
+    _Pragma("GCC unroll 2")                                                                        \
+        for (int part = 0; part < V16_PARTS; part++)                                               \
+            for (i = 0; i + 16 <= g->n; i += 16, ahead += line) {                                  \
+                if (part == 0)                                                                     \
+                    __builtin_prefetch(ahead, 0, 2);                                               \
+                PART_STEP(W_STEP_##T);                                                             \
+            }                                                                                      \
         int64_t rest = g->n - i;                                                                   \
         if (rest > 0)                                                                              \
             TILE_STEP(MX_PART, W_PART_##T);                                                        \
@@ -212,9 +241,9 @@ static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t
         case 1: many_tile_##T(g, 1, V16_MANY_OUTS); break;                                         \
         case 2: many_tile_##T(g, 2, V16_MANY_OUTS); break;                                         \
         case 3: many_tile_##T(g, 3, V16_MANY_OUTS); break;                                         \
-        case 4: many_tile_##T(g, MANY_4, V16_MANY_OUTS); break;                                    \
-        case 5: many_tile_##T(g, MANY_5, V16_MANY_OUTS); break;                                    \
-        default: many_tile_##T(g, MANY_6, V16_MANY_OUTS); break;                                   \
+        case 4: many_tile_##T(g, 4, V16_MANY_OUTS); break;                                    \
+        case 5: many_tile_##T(g, 5, V16_MANY_OUTS); break;                                    \
+        default: many_tile_##T(g, 6, V16_MANY_OUTS); break;                                   \
         }                                                                                          \
     }                                                                                              \
     static void many_single_##T(const many_args *g, int64_t rows) {                                \
@@ -222,9 +251,9 @@ static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t
         case 1: many_tile_##T(g, 1, 1); break;                                                     \
         case 2: many_tile_##T(g, 2, 1); break;                                                     \
         case 3: many_tile_##T(g, 3, 1); break;                                                     \
-        case 4: many_tile_##T(g, MANY_4, 1); break;                                                \
-        case 5: many_tile_##T(g, MANY_5, 1); break;                                                \
-        default: many_tile_##T(g, MANY_6, 1); break;                                               \
+        case 4: many_tile_##T(g, 4, 1); break;                                                \
+        case 5: many_tile_##T(g, 5, 1); break;                                                \
+        default: many_tile_##T(g, 6, 1); break;                                               \
         }                                                                                          \
     }                                                                                              \
     static void dot_many_##T(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,     \

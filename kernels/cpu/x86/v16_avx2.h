@@ -15,7 +15,8 @@ typedef struct v16 {
 } v16;
 typedef v16 v16m; /* all bits of a chosen lane set */
 
-#define V16_MANY_ROWS 2
+#define V16_PARTS 2 /* dot_many sums eight lanes at a time: sixteen take too many registers */
+#define V16_MANY_ROWS 6
 #define V16_MANY_OUTS 2
 #define V16_FEW_OUTS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
 #define V16_OUTER_ROWS 4
@@ -66,6 +67,28 @@ V16_FN v16 v16_load_bf16(const void *p) {
 V16_FN v16 v16_load_f16(const void *p) {
     const __m128i *h = p;
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+/* Half of the lanes; the other half is not used. */
+V16_FN v16 v16_load_part(const float *p, const int part) {
+    __m256 x = _mm256_loadu_ps(p + 8 * part);
+    __asm__("" : "+x"(x)); /* one load: gcc 12 would repeat it in every fma */
+    return (v16){x, x};
+}
+V16_FN v16 v16_load_part_f32(const void *p, const int part) {
+    return v16_load_part(p, part);
+}
+V16_FN v16 v16_load_part_bf16(const void *p, const int part) {
+    __m256 x = v8_from_bf16(_mm_loadu_si128((const __m128i *)p + part));
+    return (v16){x, x};
+}
+V16_FN v16 v16_load_part_f16(const void *p, const int part) {
+    __m256 x = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + part));
+    return (v16){x, x};
+}
+V16_FN v16 v16_fma_part(v16 a, v16 b, v16 c, const int part) {
+    if (part == 0)
+        return (v16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), c.hi};
+    return (v16){c.lo, _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
 V16_FN v16 v16_loadn_f32(const void *p, int64_t n) {
     return v16_loadn(p, n);

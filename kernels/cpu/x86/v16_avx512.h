@@ -14,6 +14,7 @@ typedef __m512 v16;
 typedef __mmask16 v16m;
 
 /* Register tiles that fit: see linear_tmpl.c and outer_tmpl.c. */
+#define V16_PARTS 1
 #define V16_MANY_ROWS 6
 #define V16_MANY_OUTS 4
 #define V16_FEW_OUTS(rows) ((rows) <= 2 ? 1 : 4)
@@ -56,6 +57,11 @@ V16_FN v16 v16_load_bf16(const void *p) {
 V16_FN v16 v16_load_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+#define v16_load_part(p, part) v16_load(p)
+#define v16_load_part_f32(p, part) v16_load_f32(p)
+#define v16_load_part_bf16(p, part) v16_load_bf16(p)
+#define v16_load_part_f16(p, part) v16_load_f16(p)
+#define v16_fma_part(a, b, c, part) v16_fma(a, b, c)
 V16_FN v16 v16_loadn_f32(const void *p, int64_t n) {
     return _mm512_maskz_loadu_ps(v16_first(n), p);
 }
@@ -152,8 +158,8 @@ V16_FN void v16_sum_4x4(float *y, int64_t ldy, const v16 *a) {
         v16 p = a[i], r = a[i + 4], s = a[i + 8], u = a[i + 12];
         v16 pr = _mm512_add_ps(_mm512_shuffle_f32x4(p, r, 0x44), _mm512_shuffle_f32x4(p, r, 0xEE));
         v16 su = _mm512_add_ps(_mm512_shuffle_f32x4(s, u, 0x44), _mm512_shuffle_f32x4(s, u, 0xEE));
-        q[i] = _mm512_add_ps(_mm512_shuffle_f32x4(pr, su, 0x88),
-                             _mm512_shuffle_f32x4(pr, su, 0xDD));
+        q[i] =
+            _mm512_add_ps(_mm512_shuffle_f32x4(pr, su, 0x88), _mm512_shuffle_f32x4(pr, su, 0xDD));
     }
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++)
@@ -198,13 +204,11 @@ V16_FN vd vd_floor(vd a) {
 }
 V16_FN void v16_widen(vd out[V16_VDS], v16 a) {
     out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
-    out[1] = _mm512_cvtps_pd(
-        _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)));
+    out[1] = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)));
 }
 V16_FN v16 v16_narrow(const vd in[V16_VDS]) {
     __m512d lo = _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps(in[0])));
-    return _mm512_castpd_ps(
-        _mm512_insertf64x4(lo, _mm256_castps_pd(_mm512_cvtpd_ps(in[1])), 1));
+    return _mm512_castpd_ps(_mm512_insertf64x4(lo, _mm256_castps_pd(_mm512_cvtpd_ps(in[1])), 1));
 }
 
 #endif
