@@ -10,6 +10,8 @@
 #include "tests/checkkern/ck.h"
 
 enum { SLICES = 8 };
+#define SLICE_S 0.015 /* of work; its limits take half of that each */
+#define WEIGHT_BYTES ((size_t)256 << 20)
 
 /* What a line of the bench times. */
 typedef struct bench_work {
@@ -19,10 +21,12 @@ typedef struct bench_work {
     kn_limit limit;    /* of its arithmetic */
 } bench_work;
 
-/* Limits of this machine for one number of threads. */
+/* Limits of this machine for one number of threads. What is read to find them is the memory that
+ * the weights lie in. */
 typedef struct bench_limits {
     kn_limits *source;
     kn_peaks peaks;
+    char *weights; /* [WEIGHT_BYTES] */
 } bench_limits;
 
 static double now(void) {
@@ -31,16 +35,16 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Best call of a slice, in seconds. */
+/* Seconds of a call, over a slice. */
 static double work_slice(const bench_work *w, double seconds) {
-    double best = 1e30, end = now() + seconds;
+    double start = now(), t;
+    int calls = 0;
     do {
-        double t = now();
         w->fn(w->ctx);
-        t = now() - t;
-        best = t < best ? t : best;
-    } while (now() < end);
-    return best;
+        calls++;
+        t = now() - start;
+    } while (t < seconds);
+    return t / calls;
 }
 
 static double more(double a, double b) {
@@ -49,13 +53,13 @@ static double more(double a, double b) {
 
 static void bench_line(const ck *k, bench_limits *l, const char *what, const char *shape,
                        const bench_work *w) {
-    double best = work_slice(w, 0.005), read = 0, ops = 0;
+    double best = work_slice(w, 0), read = 0, ops = 0; /* the first one warms up */
     for (int i = 0; i < SLICES; i++) {
-        double t = work_slice(w, 0.02);
+        double t = work_slice(w, SLICE_S);
         best = t < best ? t : best;
         if (w->bytes > 0)
-            read = more(read, kn_limits_slice(l->source, &l->peaks, KN_LIMIT_READ, 0.006));
-        ops = more(ops, kn_limits_slice(l->source, &l->peaks, w->limit, 0.003));
+            read = more(read, kn_limits_slice(l->source, &l->peaks, KN_LIMIT_READ, SLICE_S / 2));
+        ops = more(ops, kn_limits_slice(l->source, &l->peaks, w->limit, SLICE_S / 2));
     }
     double gb = w->bytes / best / 1e9, go = w->ops / best / 1e9;
     printf("%-10s t=%d %-8s %-34s %11.0f ns", k->isa, l->peaks.threads, what, shape, best * 1e9);
@@ -114,20 +118,18 @@ static void bench_linear(ck *k, bench_limits *l, kn_backend *be, kn_dtype t, int
     if (!kn_dtype_matrix_bytes(&bytes, t, (uint64_t)outs, (uint64_t)ins))
         abort();
     b.w_bytes = (size_t)bytes;
-    b.copies = 1 + (int)((192u << 20) / b.w_bytes);
+    b.copies = (int)(WEIGHT_BYTES / b.w_bytes);
+    b.w = l->weights;
     float *x = be->alloc(be, 512 * (size_t)ins * sizeof(float));
     b.y = be->alloc(be, 512 * (size_t)outs * sizeof(float));
-    b.w = be->alloc(be, b.w_bytes * (size_t)b.copies);
     b.work = be->alloc(be, kn_linear_work_bytes(512, ins));
-    if (!x || !b.y || !b.w || !b.work)
+    if (!x || !b.y || !b.work)
         abort();
     ck_values(k, CK_NORMAL, x, 512 * ins);
-    memset(b.w, 0x3c, b.w_bytes * (size_t)b.copies);
     b.x = x;
     linear_lines(k, l, &b);
     be->free(be, x);
     be->free(be, b.y);
-    be->free(be, b.w);
     be->free(be, b.work);
 }
 
@@ -280,9 +282,12 @@ static void bench_isas(ck *k, bench_limits *l) {
 
 void ck_bench_all(ck *k) {
     const int cpus = tnl_cpu_count();
-    bench_limits l;
-    tnl_error err;
-    if (kn_limits_open(&l.source, cpus, &err) != TNL_OK) {
+    bench_limits l = {.weights = aligned_alloc(64, WEIGHT_BYTES)};
+    tnl_error err = {.msg = "no memory for weights"};
+    if (l.weights)
+        memset(l.weights, 0x3c, WEIGHT_BYTES);
+    const kn_region all = {l.weights, WEIGHT_BYTES};
+    if (!l.weights || kn_limits_open(&l.source, cpus, &all, 1, &err) != TNL_OK) {
         fprintf(stderr, "checkkern: %s\n", err.msg);
         exit(1);
     }
@@ -291,4 +296,5 @@ void ck_bench_all(ck *k) {
         bench_isas(k, &l);
     }
     kn_limits_close(l.source);
+    free(l.weights);
 }

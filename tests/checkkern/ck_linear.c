@@ -306,8 +306,9 @@ static void bounded_exp(bounded *z, int64_t n) {
         size = fmax(size, fabs(z[i].v));
     }
     for (int64_t i = 0; i < n; i++) {
-        double v = exp(z[i].v - top), off = z[i].e + e + 4 * ULP * size;
-        z[i] = (bounded){v, fmin(1, v * expm1(fmin(off, 700))) + 8 * ULP * v + 1e-44};
+        double d = z[i].v - top, v = exp(d), off = z[i].e + e + 4 * ULP * size;
+        double above = exp(fmin(d + off, 0)) - v, below = v - exp(d - off);
+        z[i] = (bounded){v, fmax(above, below) + 8 * ULP * v + 1e-44};
     }
 }
 
