@@ -1,8 +1,10 @@
 /* Entry point: options, and the parts in order. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tests/checkkern/ck.h"
 
@@ -27,6 +29,20 @@ static void pick_isas(ck *k, const char *only) {
     }
     k->isas[0] = d.isa;
     k->n_isas = 1;
+}
+
+static ck *running; /* for the handler */
+
+/* A body read or wrote where it must not: say which. */
+static void on_fault(int sig) {
+    char text[160];
+    int n =
+        snprintf(text, sizeof text, "FAIL %s %s: signal %d: memory out of bounds (--seed %llu)\n",
+                 running->test ? running->test : "", running->isa ? running->isa : "", sig,
+                 (unsigned long long)running->seed);
+    if (write(STDOUT_FILENO, text, (size_t)n) < 0)
+        _exit(2);
+    _exit(1);
 }
 
 static void check_all(ck *k) {
@@ -71,6 +87,9 @@ int main(int argc, char **argv) {
         ck_bench_all(&k);
         return 0;
     }
+    running = &k;
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
     for (long r = 0; r < rounds; r++)
         check_all(&k);
     printf("checkkern: %ld cases, %ld failures, seed %llu, instruction sets:", k.cases, k.failures,

@@ -3,7 +3,7 @@
  * A check draws sizes and inputs from the context's generator, calls the body under test on
  * guarded buffers and compares. What a body must not touch is poisoned: memory around a buffer,
  * gaps between rows and unwritten outputs hold one NaN pattern, buffers end at (or begin after) a
- * page that may not be read, and ck_buffers_done finds any byte that changed. */
+ * page that may not be read, inputs are frozen, and ck_buffers_done finds any byte that changed. */
 #ifndef TNL_CHECKKERN_H
 #define TNL_CHECKKERN_H
 
@@ -61,6 +61,8 @@ float *ck_f32(ck *k, int64_t rows, int64_t cols, int64_t ld); /* poisoned */
 float *ck_filled(ck *k, ck_fill f, int64_t rows, int64_t cols, int64_t ld);
 /* A weight matrix of values of about `size`, of any type. */
 kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size);
+/* From now on nobody may write to any buffer that there is. */
+void ck_freeze(ck *k);
 /* Check what lies around all buffers and free them; what: parameters for the message. */
 void ck_buffers_done(ck *k, const char *what);
 

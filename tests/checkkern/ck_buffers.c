@@ -63,6 +63,12 @@ float *ck_filled(ck *k, ck_fill f, int64_t rows, int64_t cols, int64_t ld) {
     return p;
 }
 
+void ck_freeze(ck *k) {
+    for (int i = 0; i < k->n_bufs; i++)
+        if (mprotect(k->bufs[i].map, k->bufs[i].readable, PROT_READ))
+            abort();
+}
+
 static bool buffer_intact(const ck_buf *b) {
     size_t before = (size_t)(b->begin - b->map);
     if (!is_poison(b->map, before) ||

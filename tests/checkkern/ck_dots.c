@@ -78,6 +78,7 @@ static void check_against_oracle(ck *k, const dot_case *c, const float *y, const
 static void check_dot_case(ck *k) {
     dot_case c = draw_dot(k);
     float *first = NULL;
+    ck_freeze(k);
     for (int i = 0; i < k->n_isas; i++) {
         kn_dsp d;
         if (kn_dsp_init(&d, k->isas[i], NULL) != TNL_OK)

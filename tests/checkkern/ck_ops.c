@@ -102,6 +102,7 @@ void ck_check_simple_ops(ck *k) {
         for (int s = 0; s < k->n_isas; s++) {
             simple_case c = draw_simple(k);
             k->isa = k->isas[s];
+            ck_freeze(k);
             for (int op = 0; op < OPS; op++)
                 if (ck_section(k, op_names[op]))
                     check_simple_op(k, &c, op, 1 + i % 3);

@@ -194,6 +194,7 @@ static void check_quant_row(ck *k) {
     snprintf(what, sizeof what, "n=%d fill=%d", (int)n, fill);
     ck_quantise(want.q, want.scale, want.sum, x, n);
     check_steps(k, want.q, want.scale, x, n, what);
+    ck_freeze(k);
     for (int i = 0; i < k->n_isas; i++) {
         kn_dsp d;
         if (kn_dsp_init(&d, k->isas[i], NULL) != TNL_OK)
@@ -285,6 +286,7 @@ static void check_qdot_case(ck *k) {
     ck_ints ints = ck_unpack(&c.w);
     if (!want)
         abort();
+    ck_freeze(k);
     k->isa = "oracle";
     for (int64_t r = 0; r < c.n; r++) {
         ck_packed_dots(want + 64 * r, &c.w, &ints, c.x.q + (c.row0 + r) * c.x.ldq,
