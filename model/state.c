@@ -120,6 +120,54 @@ static void check_run(void *ctx, float *run, size_t n, bool in_use) {
         *good &= in_use ? isfinite(run[i]) != 0 : run[i] == 0.0f;
 }
 
+int64_t mdl_state_block(const mdl_model *m) {
+    return m->be->block;
+}
+
+/* Call move for the matrix of each head: floats behind `core`, and the same behind the state's
+ * data. */
+static void walk_core(const mdl_model *m, float *data, char *core,
+                      void (*move)(float *matrix, void *copy, size_t bytes)) {
+    size_t block = (size_t)m->be->block;
+    for (int l = 0; l < m->spec.n_layers; l++) {
+        const kn_linattn_dims *d = &m->spec.layers[l].dims;
+        size_t matrix = (size_t)d->Dk * (size_t)d->Dv;
+        float *head = data + m->layer_offset[l];
+        for (int h = 0; h < d->H; h++) {
+            move(head, core, matrix * sizeof *head);
+            head += matrix + block * ((size_t)d->Dk + (size_t)d->Dv);
+            core += matrix * sizeof *head;
+        }
+    }
+}
+
+static void move_out(float *matrix, void *copy, size_t bytes) {
+    memcpy(copy, matrix, bytes);
+}
+
+static void move_in(float *matrix, void *copy, size_t bytes) {
+    memcpy(matrix, copy, bytes);
+}
+
+size_t mdl_state_core_bytes(const mdl_model *m) {
+    size_t floats = 0;
+    for (int l = 0; l < m->spec.n_layers; l++) {
+        const kn_linattn_dims *d = &m->spec.layers[l].dims;
+        floats += (size_t)d->H * (size_t)d->Dk * (size_t)d->Dv;
+    }
+    return floats * sizeof(float);
+}
+
+void mdl_state_core_save(mdl_model *m, const mdl_state *s, void *buf) {
+    /* the walk is shared with load, which writes; saving only reads */
+    walk_core(m, (float *)(uintptr_t)s->data, buf, move_out);
+}
+
+void mdl_state_core_load(mdl_model *m, mdl_state *s, const void *buf, int64_t pos) {
+    walk_core(m, s->data, (char *)(uintptr_t)buf, move_in);
+    s->pos = pos;
+}
+
 size_t mdl_state_export_bytes(const mdl_model *m) {
     return sizeof(export_header) + data_bytes(m);
 }
@@ -158,8 +206,7 @@ static tnl_status check_header(const mdl_model *m, const export_header *h, size_
     return TNL_OK;
 }
 
-tnl_status mdl_state_import(mdl_model *m, mdl_state *s, const void *buf, size_t n,
-                            tnl_error *err) {
+tnl_status mdl_state_import(mdl_model *m, mdl_state *s, const void *buf, size_t n, tnl_error *err) {
     export_header h;
     if (n < sizeof h)
         return tnl_fail(err, TNL_E_DATA, "state: %zu bytes, expected %zu", n,
@@ -170,8 +217,9 @@ tnl_status mdl_state_import(mdl_model *m, mdl_state *s, const void *buf, size_t 
     bool good = true;
     walk_state(m, h.pos, (float *)((uintptr_t)buf + sizeof h), check_run, &good);
     if (!good)
-        return tnl_fail(err, TNL_E_NONFINITE, "state: a value is not finite, or not zero where "
-                                              "none is in use");
+        return tnl_fail(err, TNL_E_NONFINITE,
+                        "state: a value is not finite, or not zero where "
+                        "none is in use");
     mdl_state_reset(m, s);
     s->pos = h.pos;
     memcpy(s->data, (const char *)buf + sizeof h, data_bytes(m));

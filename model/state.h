@@ -36,6 +36,14 @@ tnl_status mdl_state_truncate(mdl_model *m, mdl_state *s, int64_t pos);
 /* How many tokens a state at position `pos` can absorb and forget again. */
 int64_t mdl_state_spare(const mdl_model *m, int64_t pos);
 
+/* The block length B. A state as of its last block boundary is its matrices alone: what a copy to
+ * be kept needs, two thirds of the whole. `buf` holds mdl_state_core_bytes(); load takes the
+ * boundary (a multiple of B) that save had, and a state that is reset. */
+int64_t mdl_state_block(const mdl_model *m);
+size_t mdl_state_core_bytes(const mdl_model *m);
+void mdl_state_core_save(mdl_model *m, const mdl_state *s, void *buf);
+void mdl_state_core_load(mdl_model *m, mdl_state *s, const void *buf, int64_t pos);
+
 /* Two states of the same tokens have equal canonical bytes. Pending rows that are not in use are
  * written as zeros. `buf` holds mdl_state_export_bytes(). Import checks the header (magic, version,
  * model fingerprint, block length, sizes) and that every value is finite before touching *s. */

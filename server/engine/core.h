@@ -10,6 +10,7 @@
 #include "server/engine/draft.h"
 #include "server/engine/engine.h"
 #include "server/engine/pace.h"
+#include "server/engine/prefix.h"
 #include "server/engine/request.h"
 #include "server/engine/sampler.h"
 #include "server/engine/sched.h"
@@ -48,6 +49,7 @@ struct eng_engine {
     eng_sampler *sampler;
     eng_sched_budget budget;
     eng_pace pace;
+    eng_prefix *prefix; /* NULL: none */
     int cursor;
     /* scratch of one step, [open.parallel] */
     eng_sched_slot *plan;
@@ -67,6 +69,19 @@ void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_statu
 /* A request enters a slot (slot->req set); it may end at once. Engine thread. */
 void eng_step_enter(eng_engine *e, eng_slot *slot);
 
+/* ---- reuse.c: known prefixes. Engine thread ---- */
+
+/* A request has entered: bring its slot to the longest known prefix of its prompt. */
+void eng_reuse_begin(eng_engine *e, eng_slot *slot);
+/* Prompt tokens that the next slice may have, so that it ends where a state is worth keeping. */
+int64_t eng_reuse_most(const eng_request *r);
+/* A slice of the prompt has been absorbed: keep the state if it is worth it. */
+void eng_reuse_slice(eng_engine *e, const eng_slot *slot);
+/* Keep the state as it is, unless the request does not want it. */
+void eng_reuse_keep(eng_engine *e, const eng_slot *slot);
+/* The answer goes on with this token. */
+void eng_reuse_token(eng_engine *e, eng_request *r, int32_t id);
+
 /* Plan and run one step. False: there was nothing to do. Engine thread. */
 bool eng_step(eng_engine *e);
 
@@ -74,6 +89,8 @@ bool eng_step(eng_engine *e);
  * reader who has seen an event finds it counted. ---- */
 void eng_metrics_paused(eng_engine *e, int paused);
 void eng_metrics_step(eng_engine *e, int64_t prompt_tokens, int64_t drafted);
+void eng_metrics_prefix(eng_engine *e, int64_t cached); /* one lookup */
+void eng_metrics_prefix_size(eng_engine *e);
 void eng_metrics_busy(eng_engine *e, double seconds);
 void eng_metrics_token(eng_engine *e, const eng_request *r, double now, bool guessed);
 /* With the lock held: */

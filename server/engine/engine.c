@@ -15,6 +15,7 @@ void eng_open_params_default(eng_open_params *p) {
     p->max_prompt_tokens = 4194304;
     p->queue_timeout_s = 60;
     p->speculate = ENG_SPECULATE_DEFAULT;
+    p->prefix_cache = (size_t)ENG_PREFIX_DEFAULT_MB << 20;
 }
 
 /* ---- the thread ---- */
@@ -220,6 +221,7 @@ static void init_fields(eng_engine *e, const eng_open_params *p) {
     e->budget.tokens = p->step_tokens;
     e->budget.rows = rows < p->step_tokens ? rows : p->step_tokens;
     e->pace.fixed = p->row_cost;
+    e->metrics.prefix_budget = p->prefix_cache;
     e->metrics.slots = p->parallel;
     e->metrics.state_bytes = mdl_state_bytes(p->model);
 }
@@ -240,6 +242,10 @@ tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err) 
     if (st != TNL_OK)
         goto fail;
     st = eng_sampler_open(&e->sampler, e->vocab, err);
+    if (st != TNL_OK)
+        goto fail;
+    if (p->prefix_cache > 0)
+        st = eng_prefix_open(&e->prefix, p->model, p->prefix_cache, err);
     if (st != TNL_OK)
         goto fail;
     if (start_thread(e) != 0) {
@@ -277,6 +283,7 @@ void eng_close(eng_engine *e) {
     if (e->started)
         pthread_join(e->thread, NULL);
     mdl_ctx_close(e->ctx);
+    eng_prefix_close(e->prefix);
     eng_sampler_close(e->sampler);
     free_slots(e);
     eng_engine_unref(e);

@@ -34,6 +34,7 @@ enum {
     ENG_EVENT_RING = 256, /* events a reader may fall behind */
     ENG_SPECULATE_MAX = 64,
     ENG_SPECULATE_DEFAULT = 15,
+    ENG_PREFIX_DEFAULT_MB = 256,
 };
 
 /* Sampling and stopping. eng_params_default fills the documented defaults; ranges are checked at
@@ -60,6 +61,8 @@ typedef struct eng_params {
     bool echo;     /* the prompt's tokens come first, as events, with logprobs */
     int speculate; /* tokens guessed ahead, 0..64 and at most the engine's; -1, the default: as many
                       as the engine's. The answer is the same, bit for bit */
+    bool cache_prompt; /* default true: start from a known prefix, remember this one (see prefix.h).
+                          The answer is the same, bit for bit */
 } eng_params;
 
 void eng_params_default(eng_params *p);
@@ -104,6 +107,7 @@ typedef struct eng_event {
                          forbidden; TNL_E_BUSY, waited too long in the queue; TNL_E_NOMEM;
                          TNL_E_INTERNAL */
     int64_t prompt_tokens, completion_tokens;
+    int64_t cached_tokens; /* of the prompt, those that a known prefix spared */
     double queue_ms, prefill_ms, decode_ms;
 } eng_event;
 
@@ -123,6 +127,7 @@ typedef struct eng_open_params {
     int speculate;              /* tokens guessed ahead at most, 0..64; 0: never; default 15. Each
                                    sequence keeps an index of its newest 131,072 tokens for it, at
                                    most 2 MiB */
+    size_t prefix_cache; /* bytes for states of texts already read; 0: none; default 256 MiB */
     double row_cost; /* a further row of a step, as a share of a step of one row: how guesses are
                         weighed; 0, the default: measured as steps go by */
 } eng_open_params;
@@ -143,6 +148,7 @@ typedef void (*eng_wake_fn)(void *user);
 typedef struct eng_job {
     const int32_t *tokens;    /* copied */
     size_t n_tokens;          /* >= 1 */
+    uint64_t key;             /* whose request: known prefixes are shared within a key only */
     const eng_params *params; /* copied */
     eng_wake_fn wake;         /* NULL allowed: poll or eng_request_wait */
     void *wake_user;
@@ -181,7 +187,11 @@ typedef struct eng_metrics {
     uint64_t drafted_tokens, accepted_tokens; /* guesses checked; those that saved a step */
     int running, queued, paused;              /* gauges */
     int slots;
-    size_t state_bytes;  /* per slot */
+    size_t state_bytes; /* per slot */
+    /* texts already read: requests that asked, that found a prefix, tokens it spared; gauges */
+    uint64_t prefix_queries, prefix_hits, prefix_tokens, prefix_evicted;
+    size_t prefix_bytes, prefix_budget;
+    int64_t prefix_states;
     double busy_seconds; /* time the engine thread spent in steps */
     eng_hist queue_s, ttft_s, per_token_s, request_s;
 } eng_metrics;

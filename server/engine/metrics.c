@@ -43,6 +43,23 @@ void eng_metrics_step(eng_engine *e, int64_t prompt_tokens, int64_t drafted) {
     pthread_mutex_unlock(&e->lock);
 }
 
+void eng_metrics_prefix(eng_engine *e, int64_t cached) {
+    pthread_mutex_lock(&e->lock);
+    e->metrics.prefix_queries++;
+    e->metrics.prefix_hits += cached > 0;
+    e->metrics.prefix_tokens += (uint64_t)cached;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void eng_metrics_prefix_size(eng_engine *e) {
+    const eng_prefix_stats s = eng_prefix_get_stats(e->prefix);
+    pthread_mutex_lock(&e->lock);
+    e->metrics.prefix_bytes = s.bytes;
+    e->metrics.prefix_states = s.states;
+    e->metrics.prefix_evicted = s.evicted;
+    pthread_mutex_unlock(&e->lock);
+}
+
 void eng_metrics_busy(eng_engine *e, double seconds) {
     pthread_mutex_lock(&e->lock);
     e->metrics.busy_seconds += seconds;

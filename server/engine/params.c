@@ -15,6 +15,7 @@ void eng_params_default(eng_params *p) {
     p->typical_p = 1.0f;
     p->repetition_penalty = 1.0f;
     p->speculate = -1;
+    p->cache_prompt = true;
 }
 
 bool eng_params_greedy(const eng_params *p) {

@@ -52,7 +52,8 @@ static tnl_status copy_job(eng_request *r, const eng_job *job, tnl_error *err) {
     r->params = *job->params;
     r->wake = job->wake;
     r->wake_user = job->wake_user;
-    r->n_prompt = (int64_t)job->n_tokens;
+    r->key = job->key;
+    r->n_prompt = r->n_tokens = r->tokens_room = (int64_t)job->n_tokens;
     r->n_feed = tokens_to_feed(r);
     r->tokens = malloc(job->n_tokens * sizeof *r->tokens);
     if (r->params.logprobs > 0)
@@ -169,6 +170,7 @@ void eng_request_finish(eng_request *r, eng_finish finish, tnl_status error) {
                            .error = error,
                            .prompt_tokens = r->n_prompt,
                            .completion_tokens = r->generated,
+                           .cached_tokens = r->cached,
                            .queue_ms = span_ms(r->submitted, admitted),
                            .prefill_ms = span_ms(admitted, decoding),
                            .decode_ms = span_ms(decoding, now)};

@@ -32,7 +32,7 @@ struct eng_request {
     /* set at submission, then constant */
     eng_engine *engine; /* a reference: the struct outlives eng_close */
     eng_params params;
-    uint64_t seed;
+    uint64_t seed, key;
     int64_t n_prompt;
     int64_t n_feed; /* prompt tokens the model must absorb */
     eng_wake_fn wake;
@@ -54,9 +54,12 @@ struct eng_request {
     /* the engine thread's own */
     eng_request *next; /* in the waiting line, under the engine's lock */
     eng_phase phase;
-    int32_t *tokens; /* [n_prompt], freed when absorbed */
-    int64_t fed;     /* prompt tokens absorbed */
-    int32_t last;    /* newest token, not yet absorbed */
+    int32_t *tokens; /* [n_tokens] prompt, and the answer if it is remembered */
+    int64_t n_tokens, tokens_room;
+    int64_t fed;      /* prompt tokens absorbed */
+    int64_t cached;   /* of these, spared by a known prefix */
+    int64_t store_at; /* the state after this many tokens is worth keeping; 0: none */
+    int32_t last;     /* newest token, not yet absorbed */
     int64_t n_events, generated;
     eng_text text;
     double admitted, decoding, last_token; /* seconds; 0: not yet */

@@ -20,6 +20,8 @@ static void scrub(eng_engine *e, eng_slot *slot) {
 
 void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_status error) {
     eng_request *r = slot->req;
+    if (finish != ENG_FINISH_ERROR)
+        eng_reuse_keep(e, slot);
     scrub(e, slot);
     pthread_mutex_lock(&e->lock);
     slot->req = NULL;
@@ -66,6 +68,7 @@ void eng_step_enter(eng_engine *e, eng_slot *slot) {
         eng_history_clear(&slot->history);
         if (most_guesses(e, r) > 0)
             eng_draft_begin(&slot->draft, r->n_prompt + r->params.max_tokens);
+        eng_reuse_begin(e, slot);
     }
 }
 
@@ -80,6 +83,8 @@ static int64_t min64(int64_t a, int64_t b) {
  * nor behind the end of the text. */
 static void plan_guesses(eng_engine *e, eng_slot *slot, eng_sched_slot *plan) {
     const eng_request *r = slot->req;
+    if (r->generated == 1) /* put off until the first token was out */
+        eng_reuse_keep(e, slot);
     int64_t most = min64(most_guesses(e, r), r->params.max_tokens - r->generated - 1);
     most = min64(most, plan->most - 1);
     most = min64(most, mdl_state_spare(e->open.model, mdl_state_pos(slot->state) + 1));
@@ -101,7 +106,7 @@ static eng_sched_slot plan_slot(eng_request *r) {
                             .all_rows = echoing,
                             .prompt_left = left,
                             .most = echoing    ? room - 1
-                                    : left > 0 ? INT64_MAX
+                                    : left > 0 ? eng_reuse_most(r)
                                                : room};
 }
 
@@ -182,6 +187,7 @@ static bool generate(eng_engine *e, eng_slot *slot, const float *row, bool guess
     }
     eng_history_add(&slot->history, pick.id, true);
     eng_draft_add(&slot->draft, pick.id);
+    eng_reuse_token(e, r, pick.id);
     count_token(e, r, guessed);
     r->last = pick.id;
     eng_finish finish = take_token(e, r, pick.id, text, &n);
@@ -215,6 +221,7 @@ static void absorb_prompt(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
     if (r->params.echo)
         st = echo_slice(e, r, seg);
     r->fed += seg->n_tokens;
+    eng_reuse_slice(e, slot);
     if (st != TNL_OK)
         eng_end_running(e, slot, ENG_FINISH_ERROR, st);
     else if (r->fed < r->n_feed)

@@ -65,9 +65,14 @@ answer *read_all(eng_request *r) {
 }
 
 eng_request *submit(bench *b, const eng_params *p, const int32_t *tokens, size_t n) {
+    return submit_as(b, 0, p, tokens, n);
+}
+
+eng_request *submit_as(bench *b, uint64_t key, const eng_params *p, const int32_t *tokens,
+                       size_t n) {
     tnl_error err = {0};
     eng_request *r = NULL;
-    const eng_job job = {.tokens = tokens, .n_tokens = n, .params = p};
+    const eng_job job = {.tokens = tokens, .n_tokens = n, .key = key, .params = p};
     tnl_status st = eng_submit(&r, b->e, &job, &err);
     if (st != TNL_OK)
         print_message("submit: %s\n", err.msg);

@@ -19,6 +19,8 @@ void bench_open(bench *b, int parallel, int queue, int64_t step_tokens);
 /* With the engine's speculate and row_cost given. */
 void bench_open_guessing(bench *b, int parallel, int queue, int64_t step_tokens, int speculate,
                          double row_cost);
+void bench_open_with(bench *b, int parallel, int queue, int64_t step_tokens, int speculate,
+                     double row_cost, size_t prefix_cache);
 void bench_close(bench *b);
 
 /* ---- engine_bench.c: any model ---- */
@@ -42,6 +44,9 @@ typedef struct answer {
 
 /* All events to the end; free() the answer. */
 answer *read_all(eng_request *r);
+/* For somebody else than key 0. */
+eng_request *submit_as(bench *b, uint64_t key, const eng_params *p, const int32_t *tokens,
+                       size_t n);
 eng_request *submit(bench *b, const eng_params *p, const int32_t *tokens, size_t n);
 /* Submit, read, release. */
 answer *run_one(bench *b, const eng_params *p, const int32_t *tokens, size_t n);

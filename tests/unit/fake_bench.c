@@ -25,6 +25,11 @@ void bench_open(bench *b, int parallel, int queue, int64_t step_tokens) {
 
 void bench_open_guessing(bench *b, int parallel, int queue, int64_t step_tokens, int speculate,
                          double row_cost) {
+    bench_open_with(b, parallel, queue, step_tokens, speculate, row_cost, 1 << 20);
+}
+
+void bench_open_with(bench *b, int parallel, int queue, int64_t step_tokens, int speculate,
+                     double row_cost, size_t prefix_cache) {
     tnl_error err;
     memset(b, 0, sizeof *b);
     b->m = fake_model_new();
@@ -39,6 +44,7 @@ void bench_open_guessing(bench *b, int parallel, int queue, int64_t step_tokens,
     b->o.queue_timeout_s = 0;
     b->o.speculate = speculate;
     b->o.row_cost = row_cost;
+    b->o.prefix_cache = prefix_cache;
     assert_int_equal(eng_open(&b->e, &b->o, &err), TNL_OK);
 }
 

@@ -172,6 +172,16 @@ void fake_model_row(mdl_model *m, float *row, const int32_t *tokens, int64_t n) 
     write_row(m, &s, row);
 }
 
+void fake_state_feed(mdl_model *m, mdl_state *s, const int32_t *tokens, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        absorb(m, s, tokens[i]);
+}
+
+uint64_t fake_state_hash(const mdl_state *s) {
+    REQUIRE(!s->dirty);
+    return s->now.hash;
+}
+
 /* ---- model/model.h, state.h, forward.h ---- */
 
 const mdl_spec *mdl_model_spec(const mdl_model *m) {
@@ -210,6 +220,29 @@ int64_t mdl_state_pos(const mdl_state *s) {
 int64_t mdl_state_spare(const mdl_model *m, int64_t pos) {
     (void)m;
     return FAKE_BLOCK - 1 - pos % FAKE_BLOCK;
+}
+
+int64_t mdl_state_block(const mdl_model *m) {
+    (void)m;
+    return FAKE_BLOCK;
+}
+
+size_t mdl_state_core_bytes(const mdl_model *m) {
+    (void)m;
+    return sizeof(moment);
+}
+
+void mdl_state_core_save(mdl_model *m, const mdl_state *s, void *buf) {
+    (void)m;
+    REQUIRE(!s->dirty && !s->in_step);
+    memcpy(buf, s->pos % FAKE_BLOCK ? &s->before[0] : &s->now, sizeof(moment));
+}
+
+void mdl_state_core_load(mdl_model *m, mdl_state *s, const void *buf, int64_t pos) {
+    (void)m;
+    REQUIRE(!s->dirty && s->pos == 0 && pos % FAKE_BLOCK == 0);
+    memcpy(&s->now, buf, sizeof(moment));
+    s->pos = pos;
 }
 
 tnl_status mdl_state_truncate(mdl_model *m, mdl_state *s, int64_t pos) {

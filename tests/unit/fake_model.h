@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "model/model.h"
+#include "model/state.h"
 #include "server/engine/engine.h"
 
 enum {
@@ -40,6 +41,10 @@ int64_t fake_model_begun(mdl_model *m);
 
 /* The row after these tokens. */
 void fake_model_row(mdl_model *m, float *row, const int32_t *tokens, int64_t n);
+
+/* A state by hand, and what it stands for. */
+void fake_state_feed(mdl_model *m, mdl_state *s, const int32_t *tokens, int64_t n);
+uint64_t fake_state_hash(const mdl_state *s);
 
 /* Pieces by id: set with fake_tok_set, empty otherwise. EOS is FAKE_EOS. */
 tok_model *fake_tok_new(void);
