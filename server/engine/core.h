@@ -14,6 +14,7 @@
 #include "server/engine/request.h"
 #include "server/engine/sampler.h"
 #include "server/engine/sched.h"
+#include "server/engine/vocab.h"
 
 /* Rows of logits beyond one for each slot: what echoed prompts and guesses may use in a step. */
 enum { ENG_EXTRA_ROWS = 32 };
@@ -40,6 +41,11 @@ struct eng_engine {
     bool draining, closing;
     eng_request *first, *last; /* the waiting line */
     eng_metrics metrics;       /* gauges running and queued are exact at any time */
+
+    /* the tokens' texts, made by the first request with a grammar, then constant but for scratch of
+     * the engine thread */
+    pthread_mutex_t texts_lock;
+    eng_vocab *texts;
 
     /* the engine thread's own */
     pthread_t thread;

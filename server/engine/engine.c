@@ -209,6 +209,7 @@ static void init_sync(eng_engine *e) {
     pthread_cond_init(&e->work, &attr);
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->texts_lock, NULL);
 }
 
 static void init_fields(eng_engine *e, const eng_open_params *p) {
@@ -294,6 +295,8 @@ void eng_engine_unref(eng_engine *e) {
         return;
     pthread_cond_destroy(&e->work);
     pthread_mutex_destroy(&e->lock);
+    pthread_mutex_destroy(&e->texts_lock);
+    eng_vocab_close(e->texts);
     free(e);
 }
 
@@ -358,6 +361,14 @@ static tnl_status enqueue(eng_engine *e, eng_request *r, tnl_error *err) {
     return st;
 }
 
+/* The engine thread sees what was made here because the request comes to it through its lock. */
+static tnl_status prepare_texts(eng_engine *e, tnl_error *err) {
+    pthread_mutex_lock(&e->texts_lock);
+    tnl_status st = e->texts ? TNL_OK : eng_vocab_of(&e->texts, e->vocab, e->open.tokenizer, err);
+    pthread_mutex_unlock(&e->texts_lock);
+    return st;
+}
+
 tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_error *err) {
     *out = NULL;
     /* a full house is told before the prompt is looked at */
@@ -367,6 +378,8 @@ tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_
     if (st != TNL_OK)
         return st;
     TNL_TRY(check_job(e, job, err));
+    if (job->grammar)
+        TNL_TRY(prepare_texts(e, err));
     eng_request *r;
     TNL_TRY(eng_request_new(&r, e, job, err));
     st = enqueue(e, r, err);

@@ -113,6 +113,7 @@ typedef struct eng_event {
 
 void eng_event_clear(eng_event *ev);
 
+typedef struct eng_grammar eng_grammar; /* grammar.h */
 typedef struct eng_engine eng_engine;
 typedef struct eng_request eng_request;
 
@@ -150,6 +151,7 @@ typedef struct eng_job {
     size_t n_tokens;          /* >= 1 */
     uint64_t key;             /* whose request: known prefixes are shared within a key only */
     const eng_params *params; /* copied */
+    eng_grammar *grammar;     /* what the answer must look like; a reference is taken; NULL: none */
     eng_wake_fn wake;         /* NULL allowed: poll or eng_request_wait */
     void *wake_user;
 } eng_job;

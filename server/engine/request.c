@@ -62,6 +62,13 @@ static tnl_status copy_job(eng_request *r, const eng_job *job, tnl_error *err) {
         return tnl_fail(err, TNL_E_NOMEM, "out of memory for a request of %zu tokens",
                         job->n_tokens);
     memcpy(r->tokens, job->tokens, job->n_tokens * sizeof *r->tokens);
+    if (job->grammar) {
+        r->match = malloc(sizeof *r->match);
+        if (!r->match)
+            return tnl_fail(err, TNL_E_NOMEM, "out of memory for a grammar's state");
+        r->grammar = eng_grammar_ref(job->grammar);
+        eng_match_begin(r->match, r->grammar);
+    }
     return choose_seed(r, err);
 }
 
@@ -110,6 +117,8 @@ void eng_request_unref(eng_request *r) {
     pthread_mutex_destroy(&r->lock);
     free(r->tokens);
     free(r->alts);
+    free(r->match);
+    eng_grammar_unref(r->grammar);
     free(r);
 }
 

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "server/engine/engine.h"
+#include "server/engine/grammar.h"
 #include "server/engine/sampler.h"
 #include "server/engine/text.h"
 
@@ -62,6 +63,8 @@ struct eng_request {
     int32_t last;     /* newest token, not yet absorbed */
     int64_t n_events, generated;
     eng_text text;
+    eng_grammar *grammar; /* NULL: anything may come; a reference */
+    eng_match *match;     /* where in it the answer stands */
     double admitted, decoding, last_token; /* seconds; 0: not yet */
 };
 

@@ -103,8 +103,8 @@ tnl_status eng_score(eng_sampler *s, eng_pick *out, const float *row, int32_t id
 
 /* ---- bias and penalties ---- */
 
-static bool adjusts(const eng_params *p) {
-    return p->n_bias > 0 || p->repetition_penalty != 1.0f || p->presence_penalty != 0.0f ||
+static bool adjusts(const eng_params *p, const eng_history *h) {
+    return h->allowed || p->n_bias > 0 || p->repetition_penalty != 1.0f || p->presence_penalty != 0.0f ||
            p->frequency_penalty != 0.0f;
 }
 
@@ -133,6 +133,9 @@ static void adjust(float *x, const float *row, int64_t vocab, const eng_params *
         if (x[id] > -INFINITY)
             x[id] = penalise(x[id], p, h->count[id]);
     }
+    for (int64_t i = 0; h->allowed && i < vocab; i++)
+        if (!(h->allowed[i / 64] >> (i % 64) & 1))
+            x[i] = -INFINITY;
 }
 
 /* ---- the choice ---- */
@@ -173,7 +176,7 @@ static int32_t choose(eng_cutter *c, eng_row *r, const eng_params *p, double u) 
 
 tnl_status eng_sample(eng_sampler *s, eng_pick *out, const float *row, const eng_params *p,
                       const eng_history *h, uint64_t seed, int64_t position) {
-    bool adjusted = adjusts(p);
+    bool adjusted = adjusts(p, h);
     /* at temperature 1 the weights of the report are those of the draw */
     bool share = !adjusted && p->temperature == 1.0f && !eng_params_greedy(p);
     eng_row r = {.x = row, .n = s->vocab};

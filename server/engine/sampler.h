@@ -36,6 +36,7 @@ typedef struct eng_history {
     int32_t *seen;  /* [n_seen] distinct tokens */
     int32_t *count; /* [vocab] occurrences in the completion */
     uint8_t *known; /* [vocab] is in seen */
+    const uint64_t *allowed; /* bits of the tokens that may come next; NULL: all. Borrowed */
 } eng_history;
 
 tnl_status eng_history_open(eng_history *h, int64_t vocab, tnl_error *err);

@@ -154,6 +154,8 @@ static eng_finish take_token(const eng_engine *e, eng_request *r, int32_t id, ch
         finish = r->params.ignore_eos ? ENG_FINISH_NONE : ENG_FINISH_EOS;
     else if (eng_text_push(&r->text, id, text, n))
         return ENG_FINISH_STOP;
+    if (finish == ENG_FINISH_NONE && r->match && eng_match_complete(r->match))
+        finish = ENG_FINISH_EOS;
     if (finish == ENG_FINISH_NONE && r->generated >= r->params.max_tokens)
         finish = ENG_FINISH_LENGTH;
     if (finish != ENG_FINISH_NONE && eng_text_finish(&r->text, text, n))
@@ -172,6 +174,21 @@ static void count_token(eng_engine *e, eng_request *r, bool guessed) {
     r->last_token = now;
 }
 
+/* Sample what the grammar allows, if there is one, and go on in it. */
+static tnl_status sample(eng_engine *e, eng_slot *slot, const float *row, eng_pick *pick) {
+    eng_request *r = slot->req;
+    if (r->match)
+        slot->history.allowed =
+            eng_vocab_mask(e->texts, r->match, r->params.ignore_eos ? -1 : e->eos_id);
+    tnl_status st = eng_sample(e->sampler, pick, row, &r->params, &slot->history, r->seed,
+                               r->n_prompt + r->generated);
+    slot->history.allowed = NULL;
+    if (st == TNL_OK && r->match && pick->id != e->eos_id &&
+        !eng_vocab_take(e->texts, r->match, pick->id))
+        st = TNL_E_INTERNAL;
+    return st;
+}
+
 /* Sample from a row, keep the token for the reader (wake him), end the request when it is complete.
  * False: it has ended. `guessed`: the row comes from a guess that is true. */
 static bool generate(eng_engine *e, eng_slot *slot, const float *row, bool guessed) {
@@ -179,8 +196,7 @@ static bool generate(eng_engine *e, eng_slot *slot, const float *row, bool guess
     eng_pick pick;
     char text[ENG_TEXT_ROOM];
     size_t n = 0;
-    tnl_status st = eng_sample(e->sampler, &pick, row, &r->params, &slot->history, r->seed,
-                               r->n_prompt + r->generated);
+    tnl_status st = sample(e, slot, row, &pick);
     if (st != TNL_OK) {
         eng_end_running(e, slot, ENG_FINISH_ERROR, st);
         return false;

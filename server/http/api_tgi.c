@@ -83,7 +83,7 @@ static void put_finish(srv_buf *b, const srv_req *req, const srv_choice *c) {
 
 static bool may_be_last(const srv_req *req, const srv_choice *c, const eng_event *ev) {
     const eng_params *p = &req->gen.params;
-    return p->n_stop > 0 || c->n_tokens >= p->max_tokens ||
+    return p->n_stop > 0 || req->gen.constrained || c->n_tokens >= p->max_tokens ||
            (!p->ignore_eos && srv_gen_is_end(req, ev->id));
 }
 

@@ -32,6 +32,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
     eng_job job = {.tokens = prompt->ids,
                    .n_tokens = prompt->n_ids,
                    .params = &g->params,
+                   .grammar = g->grammar,
                    .wake = srv_wake_cb,
                    .wake_user = req};
     eng_request *er = NULL;

@@ -52,7 +52,9 @@ typedef struct srv_gen {
     bool include_usage, continuous_usage;
     bool details, prefill, full_text; /* TGI, down to truncate */
     bool do_sample, has_sampling, has_parameters;
-    int64_t truncate; /* keep the last tokens of the prompt; 0: all */
+    eng_grammar *grammar; /* what the answer must look like; NULL: anything */
+    bool constrained;     /* there was one */
+    int64_t truncate;     /* keep the last tokens of the prompt; 0: all */
 } srv_gen;
 
 typedef enum srv_field_kind {

@@ -109,8 +109,21 @@ static void forget_ids(srv_gen *g) {
     }
 }
 
+/* A grammar ends the text itself, and works on the tokens' texts. */
+static bool check_grammar(srv_req *req, srv_problem *p) {
+    srv_gen *g = &req->gen;
+    g->constrained = g->grammar != NULL;
+    if (g->constrained && g->params.ignore_eos)
+        return srv_refuse(p, SRV_ERR_CONFLICT, "ignore_eos");
+    if (g->constrained && !req->srv->backend.tokenizer)
+        return srv_refuse(p, SRV_ERR_NO_TOKENIZER, "response_format");
+    return true;
+}
+
 static bool start(srv_req *req, srv_problem *p) {
     const srv_dialect *d = req->dialect;
+    if (!check_grammar(req, p))
+        return false;
     if (req->route->stream)
         req->gen.stream = true;
     if (d->prepare && !d->prepare(req, p))

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/base/json_scan.h"
+#include "server/engine/grammar.h"
 #include "server/http/json_parts.h"
 
 static const tnl_json_limits body_limits = {
@@ -215,6 +216,8 @@ void srv_gen_clear(srv_gen *g) {
     }
     for (size_t i = 0; i < g->n_messages; i++)
         free(g->messages[i].text);
+    eng_grammar_unref(g->grammar);
+    g->grammar = NULL;
     free(g->prompts);
     free(g->messages);
     g->prompts = NULL;
