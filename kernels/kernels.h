@@ -170,6 +170,11 @@ struct kn_backend {
     /* Device memory, 64-byte aligned; zeroed. NULL when there is none left. */
     void *(*alloc)(kn_backend *be, size_t bytes);
     void (*free)(kn_backend *be, void *p);
+    /* Call fn(ctx, begin, end, worker), worker in 0..threads-1 and no two at once with the same, on
+     * ranges that make up [0, n); returns when all are done. For what the caller computes between
+     * operations. NULL: this backend has no threads to lend. */
+    void (*each)(kn_backend *be, int64_t n,
+                 void (*fn)(void *ctx, int64_t begin, int64_t end, int worker), void *ctx);
     void (*close)(kn_backend *be);
 };
 

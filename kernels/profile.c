@@ -7,6 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/base/threads.h"
+
 struct kn_profile {
     kn_backend base; /* first: a kn_backend pointer of this kind is a kn_profile pointer */
     kn_backend *inner;
@@ -147,6 +149,11 @@ static void forward_free(kn_backend *be, void *memory) {
     inner->free(inner, memory);
 }
 
+static void forward_each(kn_backend *be, int64_t n, tnl_pool_fn fn, void *ctx) {
+    kn_backend *inner = profile_of(be)->inner;
+    inner->each(inner, n, fn, ctx);
+}
+
 static void keep_open(kn_backend *be) {
     (void)be;
 }
@@ -160,6 +167,7 @@ tnl_status kn_profile_open(kn_profile **out, kn_backend *inner, tnl_error *err) 
     p->base.ops = &counting_ops;
     p->base.alloc = forward_alloc;
     p->base.free = forward_free;
+    p->base.each = inner->each ? forward_each : NULL;
     p->base.close = keep_open;
     return TNL_OK;
 }

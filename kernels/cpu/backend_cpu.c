@@ -32,6 +32,10 @@ static void cpu_free(kn_backend *be, void *p) {
     free(p);
 }
 
+static void cpu_each(kn_backend *be, int64_t n, tnl_pool_fn fn, void *ctx) {
+    tnl_pool_run(kn_cpu_of(be)->pool, n, 1, fn, ctx);
+}
+
 static void cpu_close(kn_backend *be) {
     kn_cpu *c = kn_cpu_of(be);
     tnl_pool_close(c->pool);
@@ -79,6 +83,7 @@ tnl_status kn_cpu_open(kn_backend **out, int threads, const char *isa, tnl_error
         .ops = &cpu_ops,
         .alloc = cpu_alloc,
         .free = cpu_free,
+        .each = cpu_each,
         .close = cpu_close,
     };
     tnl_status st = open_parts(c, threads, isa, err);

@@ -7,9 +7,10 @@
 #include <time.h>
 
 #include "server/engine/params.h"
+#include "server/engine/rows.h"
 #include "server/engine/sampler.h"
 
-enum { VOCAB = 64000, ROWS = 8, HISTORY = 4000, CALLS = 200 };
+enum { VOCAB = 64000, ROWS = 32, HISTORY = 4000, CALLS = 200 };
 
 static uint64_t state = 20240917;
 
@@ -90,19 +91,23 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static void set_params(eng_params *p, const mix *m) {
+    eng_params_default(p);
+    p->temperature = m->temperature;
+    p->top_k = m->top_k;
+    p->top_p = m->top_p;
+    p->min_p = m->min_p;
+    p->typical_p = m->typical_p;
+    p->repetition_penalty = m->repetition;
+    p->frequency_penalty = m->frequency;
+    p->presence_penalty = m->presence;
+    p->logprobs = m->logprobs;
+}
+
 static double time_mix(eng_sampler *s, const mix *m, const float *rows, const eng_history *h) {
     static eng_params p;
     static double us[CALLS];
-    eng_params_default(&p);
-    p.temperature = m->temperature;
-    p.top_k = m->top_k;
-    p.top_p = m->top_p;
-    p.min_p = m->min_p;
-    p.typical_p = m->typical_p;
-    p.repetition_penalty = m->repetition;
-    p.frequency_penalty = m->frequency;
-    p.presence_penalty = m->presence;
-    p.logprobs = m->logprobs;
+    set_params(&p, m);
     for (int i = 0; i < CALLS; i++) {
         eng_pick pick;
         double start = now();
@@ -112,6 +117,32 @@ static double time_mix(eng_sampler *s, const mix *m, const float *rows, const en
     }
     qsort(us, CALLS, sizeof us[0], ascending);
     return us[CALLS / 2];
+}
+
+/* All rows of one step, for each of them, on `threads` threads. */
+static double time_step(const mix *m, const float *rows, const eng_history *h, int threads) {
+    static eng_params p;
+    static double us[CALLS];
+    kn_backend *be = NULL;
+    eng_rows *r = NULL;
+    double median = NAN;
+    set_params(&p, m);
+    if (kn_cpu_open(&be, threads, NULL, NULL) == TNL_OK &&
+        eng_rows_open(&r, be, VOCAB, NULL) == TNL_OK) {
+        for (int i = 0; i < CALLS; i++) {
+            eng_row_job jobs[ROWS];
+            for (int j = 0; j < ROWS; j++)
+                jobs[j] = (eng_row_job){.row = rows + (int64_t)j * VOCAB, .p = &p, .h = h};
+            double start = now();
+            eng_rows_sample(r, jobs, ROWS);
+            us[i] = (now() - start) / ROWS;
+        }
+        qsort(us, CALLS, sizeof us[0], ascending);
+        median = us[CALLS / 2];
+    }
+    eng_rows_close(r);
+    kn_backend_close(be);
+    return median;
 }
 
 int main(void) {
@@ -138,6 +169,9 @@ int main(void) {
             printf(" %8.1f", time_mix(s, &mixes[m], rows[f], &h));
         printf("\n");
     }
+    for (int threads = 1; threads <= 2; threads++)
+        printf("temperature 0.8, peaked, %d rows of a step on %d: %.1f each\n", ROWS, threads,
+               time_step(&mixes[2], rows[0], &h, threads));
     for (int f = 0; f < SHAPES; f++)
         free(rows[f]);
     eng_history_close(&h);

@@ -13,6 +13,7 @@
 #include "server/engine/params.h"
 #include "server/engine/rng.h"
 #include "server/engine/rowmath.h"
+#include "server/engine/rows.h"
 #include "server/engine/sampler.h"
 
 static const uint64_t test_seed = 20240917;
@@ -701,6 +702,45 @@ static void nothing_is_carried_over(void **state) {
     fixture_free(g);
 }
 
+/* Many rows over several threads: each job's answer is the one it has alone. */
+static void rows_side_by_side(void **state) {
+    (void)state;
+    enum { V = 5000, ROWS = 24 };
+    static float x[ROWS][V];
+    static eng_row_job jobs[ROWS];
+    rng r = {test_seed + 5};
+    fixture *f[ROWS];
+    for (int threads = 0; threads < 4; threads++) { /* 0: no backend */
+        kn_backend *be = NULL;
+        eng_rows *rows;
+        if (threads > 0)
+            assert_int_equal(kn_cpu_open(&be, threads, "ref", NULL), TNL_OK);
+        assert_int_equal(eng_rows_open(&rows, be, V, NULL), TNL_OK);
+        for (int i = 0; i < ROWS; i++) {
+            f[i] = fixture_new(V);
+            random_row(&r, x[i], V);
+            random_params(&r, &f[i]->p, V);
+            f[i]->p.presence_penalty = i % 3 ? 0 : 1;
+            f[i]->p.logprobs = i % 5;
+            eng_history_add(&f[i]->h, i, true);
+            if (i == 7)
+                x[i][i] = NAN;
+            jobs[i] = (eng_row_job){x[i], &f[i]->p, &f[i]->h, next(&r), i, {0}, TNL_E_INTERNAL};
+        }
+        eng_rows_sample(rows, jobs, ROWS);
+        for (int i = 0; i < ROWS; i++) {
+            eng_pick alone = {0};
+            assert_int_equal(jobs[i].status, eng_sample(eng_rows_sampler(rows), &alone, x[i],
+                                                        jobs[i].p, jobs[i].h, jobs[i].seed, i));
+            assert_int_equal(jobs[i].status, i == 7 ? TNL_E_NONFINITE : TNL_OK);
+            assert_memory_equal(&jobs[i].pick, &alone, sizeof alone);
+            fixture_free(f[i]);
+        }
+        eng_rows_close(rows);
+        kn_backend_close(be);
+    }
+}
+
 /* ---- ranges ---- */
 
 static void ranges(void **state) {
@@ -788,6 +828,7 @@ int main(void) {
         cmocka_unit_test(bans),
         cmocka_unit_test(extreme_rows),
         cmocka_unit_test(nothing_is_carried_over),
+        cmocka_unit_test(rows_side_by_side),
         cmocka_unit_test(ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
