@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "kernels/cpu/cpu_ops.h"
@@ -20,10 +21,14 @@ static void *cpu_alloc(kn_backend *be, size_t bytes) {
     (void)be;
     if (bytes > SIZE_MAX - 64)
         return NULL;
+    const size_t huge = (size_t)2 << 20;
     size_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
-    void *p = aligned_alloc(64, rounded);
-    if (p)
-        memset(p, 0, rounded);
+    void *p = NULL;
+    if (posix_memalign(&p, rounded >= huge ? huge : 64, rounded) != 0)
+        return NULL;
+    if (rounded >= huge) /* a state is read once a token: with small pages a fifth slower */
+        madvise(p, rounded, MADV_HUGEPAGE);
+    memset(p, 0, rounded);
     return p;
 }
 
