@@ -104,8 +104,8 @@ tnl_status eng_score(eng_sampler *s, eng_pick *out, const float *row, int32_t id
 /* ---- bias and penalties ---- */
 
 static bool adjusts(const eng_params *p, const eng_history *h) {
-    return h->allowed || p->n_bias > 0 || p->repetition_penalty != 1.0f || p->presence_penalty != 0.0f ||
-           p->frequency_penalty != 0.0f;
+    return h->allowed || p->n_bias > 0 || p->repetition_penalty != 1.0f ||
+           p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f;
 }
 
 /* Keeps penalties from making an infinity, which would mean "forbidden". */
@@ -118,6 +118,16 @@ static float penalise(float x, const eng_params *p, int32_t count) {
     if (count > 0)
         x -= (float)count * p->frequency_penalty + p->presence_penalty;
     return clamp_finite(x);
+}
+
+/* A grammar mostly allows all of a word's tokens or none of them. */
+static void forbid_others(float *x, int64_t vocab, const uint64_t *allowed) {
+    for (int64_t at = 0; at < vocab; at += 64) {
+        uint64_t bits = allowed[at / 64];
+        int64_t end = vocab - at < 64 ? vocab : at + 64;
+        for (int64_t i = at; i < end && bits != UINT64_MAX; i++)
+            x[i] = bits >> (i - at) & 1 ? x[i] : -INFINITY;
+    }
 }
 
 static void adjust(float *x, const float *row, int64_t vocab, const eng_params *p,
@@ -133,9 +143,8 @@ static void adjust(float *x, const float *row, int64_t vocab, const eng_params *
         if (x[id] > -INFINITY)
             x[id] = penalise(x[id], p, h->count[id]);
     }
-    for (int64_t i = 0; h->allowed && i < vocab; i++)
-        if (!(h->allowed[i / 64] >> (i % 64) & 1))
-            x[i] = -INFINITY;
+    if (h->allowed)
+        forbid_others(x, vocab, h->allowed);
 }
 
 /* ---- the choice ---- */

@@ -1,7 +1,7 @@
 /* A row of logits to a token.
  *
  * Steps, in this order (the order of Transformers, vLLM and TGI: temperature before truncation):
- *   1. logit_bias is added; -100 forbids the token
+ *   1. logit_bias is added; -100 forbids the token, and so does a grammar that does not allow it
  *   2. repetition penalty, once for each token of prompt and completion: a positive logit is
  *      divided by it, a negative one multiplied
  *   3. frequency penalty times the occurrences in the completion, and the presence penalty if
@@ -33,9 +33,9 @@
 typedef struct eng_history {
     int64_t vocab;
     int64_t n_seen;
-    int32_t *seen;  /* [n_seen] distinct tokens */
-    int32_t *count; /* [vocab] occurrences in the completion */
-    uint8_t *known; /* [vocab] is in seen */
+    int32_t *seen;           /* [n_seen] distinct tokens */
+    int32_t *count;          /* [vocab] occurrences in the completion */
+    uint8_t *known;          /* [vocab] is in seen */
     const uint64_t *allowed; /* bits of the tokens that may come next; NULL: all. Borrowed */
 } eng_history;
 

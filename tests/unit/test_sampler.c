@@ -485,6 +485,37 @@ static void bans(void **state) {
     fixture_free(f);
 }
 
+/* What a grammar allows: bits, here for each token at random, or for whole words. */
+static void allowed_tokens(void **state) {
+    (void)state;
+    enum { V = 900 };
+    float x[V];
+    uint64_t bits[(V + 63) / 64];
+    rng r = {test_seed + 6};
+    fixture *f = fixture_new(V);
+    for (int c = 0; c < 300; c++) {
+        random_row(&r, x, V);
+        random_params(&r, &f->p, V);
+        if (c % 4 == 0)
+            f->p.temperature = 0;
+        for (size_t w = 0; w < sizeof bits / sizeof bits[0]; w++)
+            bits[w] = c % 3 == 0 ? next(&r) : c % 3 == 1 ? next(&r) & next(&r) & next(&r) : 0;
+        int64_t some = below(&r, V);
+        bits[some / 64] = UINT64_MAX;
+        f->h.allowed = bits;
+        eng_pick pick;
+        assert_int_equal(eng_sample(f->s, &pick, x, &f->p, &f->h, 3, c), TNL_OK);
+        assert_true(bits[pick.id / 64] >> (pick.id % 64) & 1);
+        for (int i = 0; i < V && c % 4 == 0; i++)
+            if (bits[i / 64] >> (i % 64) & 1)
+                assert_true(x[i] < x[pick.id] || (x[i] == x[pick.id] && i >= pick.id));
+        memset(bits, 0, sizeof bits);
+        assert_int_equal(eng_sample(f->s, &pick, x, &f->p, &f->h, 3, c), TNL_E_USAGE);
+    }
+    f->h.allowed = NULL;
+    fixture_free(f);
+}
+
 static void extreme_rows(void **state) {
     (void)state;
     enum { V = 130 };
@@ -662,6 +693,7 @@ int main(void) {
         cmocka_unit_test(penalties),
         cmocka_unit_test(a_negative_logit_is_multiplied),
         cmocka_unit_test(bans),
+        cmocka_unit_test(allowed_tokens),
         cmocka_unit_test(extreme_rows),
         cmocka_unit_test(nothing_is_carried_over),
         cmocka_unit_test(rows_side_by_side),
