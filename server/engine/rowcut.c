@@ -312,18 +312,19 @@ static void pack(eng_cutter *c, eng_row *r, const float *key, edge e) {
     r->n = m;
 }
 
-/* The weights last: key may be x. */
-static void mask(eng_cutter *c, eng_row *r, const float *key, edge e) {
+static void mask(eng_cutter *c, eng_row *r, const float *key, edge e, bool last) {
     if (r->w)
         c->math->keep(c->w, r->w, key, r->n, e.key, e.at, 0.0f);
-    c->math->keep(c->kept, r->x, key, r->n, e.key, e.at, -INFINITY);
+    if (!r->w || !last)
+        c->math->keep(c->kept, r->x, key, r->n, e.key, e.at, -INFINITY);
 }
 
-static void narrow(eng_cutter *c, eng_row *r, const float *key, edge e) {
+/* `last`: weights are all that the draw will look at, where there are any. */
+static void narrow(eng_cutter *c, eng_row *r, const float *key, edge e, bool last) {
     if (r->id || e.about <= r->n / 32)
         pack(c, r, key, e);
     else
-        mask(c, r, key, e);
+        mask(c, r, key, e, last);
     r->x = c->kept;
     r->w = r->w ? c->w : NULL;
     r->summed = r->mapped = false;
@@ -344,7 +345,7 @@ void eng_cut_top_k(eng_cutter *c, eng_row *r, int64_t k) {
     bool head = r->mapped && k <= lanes_of(r->n) / 2;
     const search s = {r->x,      NULL,        r->n,         r->max,  (double)r->n,
                       (double)k, c->lane_max, head ? k : 0, -FLT_MAX};
-    narrow(c, r, r->x, find_edge(c, &s));
+    narrow(c, r, r->x, find_edge(c, &s), false);
 }
 
 /* -ln p = ln sum - z, and the entropy is its mean: so |-ln p - entropy| = |z - mean of z|. */
@@ -357,17 +358,10 @@ void eng_cut_typical_p(eng_cutter *c, eng_row *r, float p) {
     const search s = {
         c->key,  r->w, r->n, top, r->sum, (double)p * r->sum, c->lane_max, lanes_of(r->n) / 16,
         -FLT_MAX};
-    narrow(c, r, c->key, find_edge(c, &s));
+    narrow(c, r, c->key, find_edge(c, &s), false);
     r->w = NULL; /* the likeliest may be gone: weights start anew */
     (void)c->math->maxima(c->lane_max, &r->max, r->x, r->n);
     r->mapped = true;
-}
-
-static void keep_from(eng_cutter *c, eng_row *r, float from) {
-    edge e = {.key = from, .at = r->n};
-    (void)c->math->mass_from(&e.about, r->x, NULL, r->n, from);
-    if (e.about < r->n)
-        narrow(c, r, r->x, e);
 }
 
 void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p) {
@@ -376,6 +370,7 @@ void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p) {
     if (min_p > 0.0f)
         floor = (float)fmax((double)r->max + eng_log((double)min_p) / (double)r->inv_t,
                             -(double)FLT_MAX);
+    edge e = {floor, r->n, r->n};
     if (top_p < 1.0f) {
         weigh(c, r);
         const search s = {r->x,        r->w,
@@ -383,10 +378,13 @@ void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p) {
                           r->sum,      (double)top_p * r->sum,
                           c->lane_max, r->mapped ? lanes_of(r->n) / 16 : 0,
                           floor};
-        narrow(c, r, r->x, find_edge(c, &s));
+        edge found = find_edge(c, &s);
+        e.about = found.about;
+        e = found.key >= floor ? found : e;
+    } else {
+        (void)c->math->mass_from(&e.about, r->x, NULL, r->n, floor);
     }
-    if (min_p > 0.0f)
-        keep_from(c, r, floor);
+    narrow(c, r, r->x, e, true);
 }
 
 /* ---- the draw ---- */
