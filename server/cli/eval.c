@@ -108,17 +108,19 @@ static tnl_status evaluate(eval *e, const settings *o, char const *const *operan
 static void print_result(const eval *e, const settings *o) {
     double predicted = (double)(e->n_ids - 1);
     double ppl = exp(e->nll / predicted), bits = e->nll / log(2.0);
+    const char *weights = kn_dtypes[mdl_model_weights(e->model)->dtype].name;
     if (o->json) {
-        printf("{\"tokens\":%zu,\"predicted\":%zu,\"bytes\":%zu,\"nll\":%.17g,"
+        printf("{\"weights\":\"%s\",\"tokens\":%zu,\"predicted\":%zu,\"bytes\":%zu,\"nll\":%.17g,"
                "\"perplexity\":%.9g,\"bits_per_byte\":%.9g,\"bits_per_token\":%.9g,"
                "\"tokens_per_s\":%.2f}\n",
-               e->n_ids, e->n_ids - 1, e->n_bytes, e->nll, ppl, bits / (double)e->n_bytes,
+               weights, e->n_ids, e->n_ids - 1, e->n_bytes, e->nll, ppl, bits / (double)e->n_bytes,
                bits / predicted, predicted / e->seconds);
         return;
     }
-    printf("tokens          %zu (%.2f bytes each)\nperplexity      %.4f\nbits per byte   %.5f\n"
+    printf("weights         %s\ntokens          %zu (%.2f bytes each)\n"
+           "perplexity      %.4f\nbits per byte   %.5f\n"
            "speed           %.0f tokens/s\n",
-           e->n_ids, (double)e->n_bytes / (double)e->n_ids, ppl, bits / (double)e->n_bytes,
+           weights, e->n_ids, (double)e->n_bytes / (double)e->n_ids, ppl, bits / (double)e->n_bytes,
            predicted / e->seconds);
 }
 

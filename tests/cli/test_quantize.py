@@ -218,6 +218,7 @@ def test_quality_budget(figures, kind, budget):
     f32, q = figures["f32"]["perplexity"], figures[kind]["perplexity"]
     print("f32 %.4f, %s %.4f: %+.3f %%" % (f32, kind, q, 100 * (q / f32 - 1)))
     assert q <= f32 * (1 + budget)
+    assert figures[kind]["weights"] == figures["folder " + kind]["weights"] == kind
     assert figures["folder " + kind]["nll"] == figures[kind]["nll"]
 
 
