@@ -198,6 +198,7 @@ static tnl_status open_task(task *t, int speculate, int64_t tokens, tnl_error *e
         p.parallel = 1;
         p.step_tokens = t->o->step_tokens;
         p.speculate = i == 0 ? 0 : speculate;
+        p.prefix_cache = 0;
         TNL_TRY(eng_open(&t->engine[i], &p, err));
     }
     return TNL_OK;

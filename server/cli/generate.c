@@ -389,6 +389,7 @@ static tnl_status submit(run *r, const eng_params *params, tnl_error *err) {
     p.parallel = 1;
     p.queue = 1;
     p.speculate = (int)r->o->speculate;
+    p.prefix_cache = 0; /* there is one request */
     TNL_TRY(eng_open(&r->engine, &p, err));
     eng_job job = {.tokens = r->ids, .n_tokens = r->n_ids, .params = params};
     return eng_submit(&r->request, r->engine, &job, err);

@@ -27,7 +27,7 @@ typedef struct settings {
     srv_settings http;
     cli_model_opts model;
     const char *config;
-    int64_t step_tokens, queue_seconds, drain_seconds, speculate;
+    int64_t step_tokens, queue_seconds, drain_seconds, speculate, prefix_cache_mb;
     int log_level, log_format;
     bool fields;
 } settings;
@@ -70,6 +70,8 @@ static const cli_opt rows[] = {
      .help = "tokens of one step, at least --parallel"},
     {NAMED("speculate", "SPECULATE"), INTEGER(speculate, 0, ENG_SPECULATE_MAX, "15"),
      .help = "tokens guessed ahead from earlier text; the answer is the same; 0: none"},
+    {NAMED("prefix-cache-mb", "PREFIX_CACHE_MB"), INTEGER(prefix_cache_mb, 0, 16777216, "256"),
+     .help = "MiB for states of texts already read, so that their beginnings need not be read again; 0: none"},
     {NAMED("max-prompt-tokens", "MAX_PROMPT_TOKENS"), INTEGER(http.max_prompt_tokens, 1, 2147483648.0, "4194304"),
      .help = "longest prompt"},
     {.help = "Limits:"},
@@ -191,6 +193,7 @@ static tnl_status open_engine(loader *l) {
     p.max_prompt_tokens = l->set->http.max_prompt_tokens;
     p.queue_timeout_s = (double)l->set->queue_seconds;
     p.speculate = (int)l->set->speculate;
+    p.prefix_cache = (size_t)l->set->prefix_cache_mb << 20;
     return eng_open(&l->engine, &p, &l->err);
 }
 

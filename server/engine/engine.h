@@ -107,8 +107,9 @@ typedef struct eng_event {
                          forbidden; TNL_E_BUSY, waited too long in the queue; TNL_E_NOMEM;
                          TNL_E_INTERNAL */
     int64_t prompt_tokens, completion_tokens;
-    int64_t cached_tokens; /* of the prompt, those that a known prefix spared */
     double queue_ms, prefill_ms, decode_ms;
+    /* TOKEN and DONE */
+    int64_t cached_tokens; /* of the prompt, those that a known prefix spared */
 } eng_event;
 
 void eng_event_clear(eng_event *ev);

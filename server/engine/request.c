@@ -227,6 +227,7 @@ static bool take(eng_request *r, eng_event *ev) {
     ev->n_alts = rec->n_alts;
     ev->text = rec->text;
     ev->text_len = rec->text_len;
+    ev->cached_tokens = r->cached;
     if (rec->n_alts > 0)
         memcpy(ev->alts, r->alts + (size_t)r->head * (size_t)r->params.logprobs,
                (size_t)rec->n_alts * sizeof *ev->alts);

@@ -45,14 +45,17 @@ static void put_summary(srv_buf *b, const eng_event *ev) {
     srv_json_int(b, ev->prompt_tokens);
     srv_buf_puts(b, ",\"completion_tokens\":");
     srv_json_int(b, ev->completion_tokens);
-    srv_buf_puts(b, "},\"timings\":{\"queue_ms\":");
+    /* what depends on the server's past, and not on the request alone, is part of timings */
+    srv_buf_puts(b, "},\"timings\":{\"cached_tokens\":");
+    srv_json_int(b, ev->cached_tokens);
+    srv_buf_puts(b, ",\"queue_ms\":");
     srv_json_ms(b, ev->queue_ms);
     srv_buf_puts(b, ",\"prefill_ms\":");
     srv_json_ms(b, ev->prefill_ms);
     srv_buf_puts(b, ",\"decode_ms\":");
     srv_json_ms(b, ev->decode_ms);
     srv_buf_puts(b, ",\"prefill_tokens_per_s\":");
-    srv_json_ms(b, rate(ev->prompt_tokens, ev->prefill_ms));
+    srv_json_ms(b, rate(ev->prompt_tokens - ev->cached_tokens, ev->prefill_ms));
     srv_buf_puts(b, ",\"decode_tokens_per_s\":");
     /* decode_ms runs from the first token, which prefill paid for, to the end */
     srv_json_ms(b, rate(ev->completion_tokens > 1 ? ev->completion_tokens - 1 : 0, ev->decode_ms));

@@ -87,6 +87,7 @@ bool srv_choices_submit(srv_req *req, srv_problem *p) {
 }
 
 static void note(srv_req *req, srv_choice *c, const eng_event *ev) {
+    c->cached_tokens = ev->cached_tokens;
     if (ev->kind == ENG_EV_TOKEN) {
         if (ev->prompt)
             c->n_prompt++;

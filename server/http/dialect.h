@@ -24,6 +24,7 @@ typedef struct srv_choice {
     tnl_status error;
     int64_t completion_tokens;
     int64_t prompt_length; /* tokens */
+    int64_t cached_tokens; /* of these, spared by a known prefix */
     uint64_t seed;
     double logprob_sum;             /* of generated tokens */
     int64_t n_tokens;               /* generated tokens reported so far */

@@ -37,7 +37,9 @@ static const srv_table stream_table = {.name = "StreamOptions", .rows = stream_r
     {"min_p", SRV_FIELD_FLOAT, 0, 1, false, AT(min_p), F_NUM, "0", "drop tokens below this share of the likeliest; 0: off", NO_SUB}, \
     {"typical_p", SRV_FIELD_FLOAT, 0, 1, true, AT(typical_p), F_NUM, "1", "locally typical sampling; 1: off", NO_SUB}, \
     {"repetition_penalty", SRV_FIELD_FLOAT, 0, 100, true, AT(repetition_penalty), F_NUM, "1", "over prompt and completion; 1: off", NO_SUB}, \
-    {"ignore_eos", SRV_FIELD_BOOL, 0, 1, false, AT(ignore_eos), F_BOOL, "false", "go on after the end-of-text token", NO_SUB}
+    {"ignore_eos", SRV_FIELD_BOOL, 0, 1, false, AT(ignore_eos), F_BOOL, "false", "go on after the end-of-text token", NO_SUB}, \
+    {"speculate", SRV_FIELD_INT32, 0, ENG_SPECULATE_MAX, false, AT(speculate), F_INT, "null", "tokens guessed ahead, up to --speculate", NO_SUB}, \
+    {"cache_prompt", SRV_FIELD_BOOL, 0, 1, false, AT(cache_prompt), F_BOOL, "true", "start from a known prefix, remember this one", NO_SUB}
 
 static const srv_field completion_rows[] = {
     {"model", SRV_FIELD_MODEL, 0, 0, false, 0, "string", "null", "must be the served model's name, where given", NO_SUB},

@@ -29,18 +29,21 @@ static int64_t tokens_of(const srv_choice *c) {
 
 /* A prompt counts once, however many answers were drawn for it. */
 void srv_openai_usage(srv_buf *b, const srv_req *req) {
-    int64_t prompt = 0, completion = 0;
+    int64_t prompt = 0, completion = 0, cached = 0;
     int n = atomic_load(&req->n_choices);
     for (int i = 0; i < n; i++) {
         const srv_choice *c = &req->choices[i];
-        if (i == 0 || c->prompt != req->choices[i - 1].prompt)
+        if (i == 0 || c->prompt != req->choices[i - 1].prompt) {
             prompt += c->prompt_length;
+            cached += c->cached_tokens;
+        }
         completion += tokens_of(c);
     }
     srv_buf_printf(b,
                    "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
                    "\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
-                   (long long)prompt, (long long)completion, (long long)(prompt + completion), 0LL);
+                   (long long)prompt, (long long)completion, (long long)(prompt + completion),
+                   (long long)cached);
 }
 
 void srv_openai_chunk_begin(srv_req *req) {

@@ -30,8 +30,8 @@ def test_ndjson_is_the_default(server):
     assert last["finish_reason"] == "length"
     n = len(server.post("/tokenize", {"text": BASE["prompt"]}).json["tokens"])
     assert last["usage"] == {"prompt_tokens": n, "completion_tokens": 40}
-    assert set(last["timings"]) == {"queue_ms", "prefill_ms", "decode_ms", "prefill_tokens_per_s",
-                                    "decode_tokens_per_s"}
+    assert set(last["timings"]) == {"cached_tokens", "queue_ms", "prefill_ms", "decode_ms",
+                                    "prefill_tokens_per_s", "decode_tokens_per_s"}
     assert all(v >= 0 for v in last["timings"].values())
 
 
