@@ -31,6 +31,11 @@ static void draw_sizes(ck *k, linear_case *c) {
     c->p.n = ck_between(k, 0, 2) ? ck_between(k, 1, 20) : rows[ck_between(k, 0, 12)];
     c->outs = ck_between(k, 0, 2) ? ck_between(k, 1, 150) : ck_between(k, 1, 700);
     c->ins = ck_between(k, 0, 2) ? ck_between(k, 1, 200) : ck_between(k, 1, 1300);
+    if (ck_between(k, 0, 4) == 0) { /* rows enough to share out before the products, too */
+        c->p.n = ck_between(k, 40, 131);
+        c->outs = ck_between(k, 1, 12);
+        c->ins = ck_between(k, 400, 1000);
+    }
     while (c->p.n * c->outs * c->ins > 1500000) {
         c->outs = c->outs / 2 + 1;
         c->ins = c->ins / 2 + 1;
