@@ -188,6 +188,11 @@ const mdl_spec *mdl_model_spec(const mdl_model *m) {
     return &m->spec;
 }
 
+kn_backend *mdl_model_backend(const mdl_model *m) {
+    (void)m;
+    return NULL; /* no threads to lend */
+}
+
 size_t mdl_state_bytes(const mdl_model *m) {
     (void)m;
     return sizeof(mdl_state);
@@ -335,6 +340,21 @@ void fake_tok_set(tok_model *t, int32_t id, const char *bytes) {
 }
 
 #ifdef TNL_HAVE_TOKENIZER
+
+int32_t tok_vocab(const tok_model *t) {
+    (void)t;
+    return FAKE_VOCAB;
+}
+
+int32_t tok_unk(const tok_model *t) {
+    (void)t;
+    return -1;
+}
+
+const char *tok_piece(const tok_model *t, int32_t id, size_t *n) {
+    *n = strlen(t->piece[id]);
+    return t->piece[id];
+}
 
 int32_t tok_eos(const tok_model *t) {
     (void)t;
