@@ -67,6 +67,10 @@ FN __m256i run_dot(__m256i t, __m256i w, __m256i x) {
     return _mm256_add_epi16(t, _mm256_maddubs_epi16(w, x));
 }
 
+FN __m256i run_add(__m256i acc, __m256i t, __m256i sub) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(t, sub));
+}
+
 /* In the first of an output's two sums; |8 x 16 x 127| more fit. */
 FN int32_t run_start(int32_t sum) {
     return sum & 0xFFFF;

@@ -46,11 +46,16 @@ FN __m256i run_dot(__m256i t, __m256i w, __m256i x) {
     return dot4(t, w, x);
 }
 
+/* A run's sum fits 16 bits: its low half times the factor, its high half times nothing. */
+FN __m256i run_add(__m256i acc, __m256i t, __m256i sub) {
+    __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(t), "x"(sub));
+    return acc;
+}
+
 FN int32_t run_start(int32_t sum) {
     return sum;
 }
 
-/* A run's sum fits 16 bits: its low half times the factor, its high half times nothing. */
 FN __m256i factor_bytes(void) {
     return _mm256_setr_epi8(-1, 0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, 3, -1, -1, -1, 4, -1,
                             -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7, -1, -1);

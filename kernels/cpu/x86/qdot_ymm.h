@@ -15,10 +15,11 @@
 #define FN static inline __attribute__((always_inline))
 
 enum {
-    ROWS = 6,     /* most rows of a register tile */
-    VECS = 8,     /* registers that hold one input's 64 outputs */
-    STEP = 256,   /* bytes of codes of one step of four inputs */
-    AHEAD = 4096, /* bytes between a load of weights and what is asked of memory then */
+    ROWS = 6,        /* most rows of a register tile */
+    VECS = 8,        /* registers that hold one input's 64 outputs */
+    STEP = 256,      /* bytes of codes of one step of four inputs */
+    AHEAD_Q8 = 4096, /* bytes between a load of weights and what is asked of memory then */
+    AHEAD_Q4 = 8192,
     RUNS = KN_Q_GROUP / KN_Q4_RUN,
 };
 

@@ -1,9 +1,9 @@
 /* The rest of the packed products on 256-bit registers. Before it come, per instruction set:
  *   rows_q8(g, R, stream)  R rows of a group of q8
  *   run_dot(t, w, x)       t += w . x, codes of 0..15 in w; t need only hold a run of 16 inputs
- *   run_total(t, sub)      t in 32 bits, times the factor that sub holds in its high byte
+ *   run_add(acc, t, sub)   acc += t times its factor
  *   run_start(sums)        what t starts at: minus eight times the sum of the run's inputs
- *   factor_bytes()         the shuffle that spreads eight bytes for run_total
+ *   factor_bytes()         the shuffle that spreads eight bytes for run_add
  *   Q4_FEW                 rows up to which q4 is multiplied as it is stored
  *   Q4_V(R)                registers of weights of its tiles of R rows
  *   group_q4_many(g, rows) more rows than that
@@ -26,7 +26,7 @@ FN void run_starts(int32_t starts[ROWS][RUNS], const group_args *g, const int R)
         }
 }
 
-/* The factors of a pair of runs, eight outputs, for run_total: the first run's half-bytes shifted
+/* The factors of a pair of runs, eight outputs, for run_add: the first run's half-bytes shifted
  * up, the second's in place. */
 FN __m256i factors_of(const unsigned char *subs, const int odd) {
     int64_t eight;
@@ -86,7 +86,7 @@ FN void tile_q4(const group_args *g, int32_t starts[ROWS][RUNS], int k, const in
                 __m256i sub = factors_of(g->subs + run / 2 * KN_Q_OUTS + 8 * (k + v), odd);
 #pragma GCC unroll 6
                 for (int r = 0; r < R; r++)
-                    acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(t[r], sub));
+                    acc[r][v] = run_add(acc[r][v], t[r], sub);
             }
     }
     finish_tile(acc, g, k, R, V);
@@ -174,14 +174,17 @@ static void group_q4(const group_args *g, int64_t rows) {
 FN void qdot(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
              int64_t cols, const kn_dtype t, void (*group)(const group_args *g, int64_t rows)) {
     const unsigned char *at = tile;
+    const int64_t ahead = t == KN_Q4 ? AHEAD_Q4 : AHEAD_Q8;
     memset(y, 0, (size_t)(rows * KN_Q_OUTS) * sizeof *y);
     for (int64_t i = 0, k = 0; i < cols; i += KN_Q_GROUP, k++) {
         int64_t n = kn_q_padded(cols - i < KN_Q_GROUP ? cols - i : KN_Q_GROUP);
         const unsigned char *codes = at + KN_Q_SCALES + (t == KN_Q4 ? 2 * n : 0);
+        for (int64_t h = 0; h < codes - at; h += 64) /* of a group further on */
+            _mm_prefetch((const char *)at + ahead + h, _MM_HINT_T0);
         group_args g = {.scales = at,
                         .subs = at + KN_Q_SCALES,
                         .codes = codes,
-                        .ahead = codes + AHEAD,
+                        .ahead = codes + ahead,
                         .steps = n / 4,
                         .q = x->q + row0 * x->ldq + i,
                         .ldq = x->ldq,
