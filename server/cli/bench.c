@@ -16,7 +16,7 @@ typedef struct settings {
     cli_model_opts model;
     const char *random;
     cli_list prefill, prefill_from, context, batch, threads;
-    int64_t decode, repeats, step_tokens, speculate;
+    int64_t decode, repeats, step_tokens, speculate, prefix;
     double machine_seconds, slice;
     uint64_t seed;
     bool json, profile, neighbour;
@@ -110,6 +110,14 @@ static const cli_opt options[] = {
      .dflt = "0",
      .arg = "N",
      .help = "instead: decode speed with at most N tokens guessed ahead, and without"},
+    {.flag = "prefix",
+     .type = CLI_INT,
+     AT(prefix),
+     .min = 0,
+     .max = 1e8,
+     .dflt = "0",
+     .arg = "N",
+     .help = "instead: ten questions about a document of N tokens, time to first token"},
     {.flag = "machine-seconds",
      .type = CLI_REAL,
      AT(machine_seconds),
@@ -316,6 +324,10 @@ static tnl_status measure_engine(run *r, tnl_error *err) {
                                  .repeats = r->o->repeats,
                                  .seed = r->o->seed,
                                  .json = r->o->json};
+    if (r->o->prefix > 0)
+        TNL_TRY(bench_prefix(&e, r->o->prefix, err));
+    if (r->o->speculate == 0)
+        return TNL_OK;
     return bench_speculate(&e, (int)r->o->speculate, TOKENS, err);
 }
 
@@ -331,7 +343,7 @@ static tnl_status bench(run *r, const cli_args *a, tnl_error *err) {
     TNL_TRY(open_backends(r, err));
     r->out.weights = kn_dtypes[mdl_model_weights(r->model)->dtype].name;
     TNL_TRY(measure_machine(r, err));
-    if (r->o->speculate > 0)
+    if (r->o->speculate > 0 || r->o->prefix > 0)
         return measure_engine(r, err);
     bench_print_head(&r->out, &r->b, r->o->random ? r->o->random : a->v[0]);
     TNL_TRY(prefill_rows(r, err));

@@ -16,4 +16,7 @@ typedef struct bench_engine_opts {
 tnl_status bench_speculate(const bench_engine_opts *o, int speculate, int64_t tokens,
                            tnl_error *err);
 
+/* Time to first token of ten questions about a document of so many tokens. */
+tnl_status bench_prefix(const bench_engine_opts *o, int64_t document, tnl_error *err);
+
 #endif

@@ -240,7 +240,7 @@ def test_failure_in_a_stream_has_no_done(server):
 def test_all_or_none(start):
     """More draws than there are places: refused whole, and nothing stays behind."""
     s = start("--parallel", "2", "--queue", "1")
-    r = s.post("/v1/completions", {**BASE, "n": 4})
+    r = s.post("/v1/completions", {**BASE, "n": 4, "max_tokens": 5000})
     assert (r.status, r.code) == (503, "queue_full") and "retry-after" in r.headers
     assert s.post("/v1/completions", {**BASE, "n": 3}).status == 200
     s.settled()
