@@ -6,22 +6,25 @@
 #include "server/http/server.h"
 
 /* clang-format off */
-#define GENERATE .methods = SRV_POST, .heavy = true, .admit = srv_generate_admit, .run = srv_generate_run
+#define PUBLIC .methods = SRV_GET, .open = true, .early = true
+#define POSTED .methods = SRV_POST, .heavy = true
+#define GENERATE POSTED, .admit = srv_generate_admit, .run = srv_generate_run
 const srv_route srv_routes[] = {
-    {.path = "/generate",            GENERATE, .body = &srv_table_generate},
-    {.path = "/generate_stream",     GENERATE, .body = &srv_table_tgi, .stream = true},
-    {.path = "/",                    GENERATE, .body = &srv_table_tgi},
-    {.path = "/v1/completions",      GENERATE, .body = &srv_table_completions},
-    {.path = "/v1/chat/completions", GENERATE, .body = &srv_table_chat},
-    {.path = "/v1/embeddings",       .methods = SRV_POST, .run = srv_not_built_run},
-    {.path = "/v1/models",           .methods = SRV_GET,  .run = srv_models_run},
-    {.path = "/v1/models/",          .methods = SRV_GET,  .prefix = true, .run = srv_model_run},
-    {.path = "/info",                .methods = SRV_GET,  .run = srv_info_run},
-    {.path = "/tokenize",            .methods = SRV_POST, .heavy = true, .run = srv_tokenize_run},
-    {.path = "/detokenize",          .methods = SRV_POST, .heavy = true, .run = srv_detokenize_run},
-    {.path = "/health",              .methods = SRV_GET,  .open = true, .early = true, .run = srv_health_run},
-    {.path = "/ready",               .methods = SRV_GET,  .open = true, .early = true, .run = srv_ready_run},
-    {.path = "/metrics",             .methods = SRV_GET,  .early = true, .run = srv_metrics_run},
+    {.path = "/generate",            GENERATE, .body = &srv_table_generate, .reply = "AnyGenerateAnswer", .about = "Continue a prompt."},
+    {.path = "/generate_stream",     GENERATE, .body = &srv_table_tgi, .stream = true, .about = "The same as a stream, in the form of TGI."},
+    {.path = "/",                    GENERATE, .body = &srv_table_tgi, .reply = "TgiAnswers", .about = "The same, in the form of TGI."},
+    {.path = "/v1/completions",      GENERATE, .body = &srv_table_completions, .reply = "Completion", .about = "Continue prompts, in the form of OpenAI."},
+    {.path = "/v1/chat/completions", GENERATE, .body = &srv_table_chat, .reply = "ChatCompletion", .about = "Answer a conversation."},
+    {.path = "/v1/embeddings",       .methods = SRV_POST, .run = srv_not_built_run, .refuses = true, .request = "AnyBody", .about = "Not done here."},
+    {.path = "/v1/models",           .methods = SRV_GET,  .run = srv_models_run, .reply = "Models", .about = "The model served."},
+    {.path = "/v1/models/",          .methods = SRV_GET,  .prefix = true, .run = srv_model_run, .reply = "Model", .about = "The model, by name."},
+    {.path = "/info",                .methods = SRV_GET,  .run = srv_info_run, .reply = "Info", .about = "Limits, in the form of TGI."},
+    {.path = "/tokenize",            POSTED, .run = srv_tokenize_run, .request = "TokenizeRequest", .reply = "TokenizeAnswer", .about = "Text to tokens."},
+    {.path = "/detokenize",         POSTED, .run = srv_detokenize_run, .request = "DetokenizeRequest", .reply = "DetokenizeAnswer", .about = "Tokens to text."},
+    {.path = "/health",              PUBLIC, .run = srv_health_run, .reply = "State", .about = "Is the server alive?"},
+    {.path = "/ready",               PUBLIC, .run = srv_ready_run, .reply = "State", .about = "Should requests come here?"},
+    {.path = "/metrics",             .methods = SRV_GET,  .early = true, .run = srv_metrics_run, .about = "Figures, in the form of Prometheus."},
+    {.path = "/openapi.json",        .methods = SRV_GET,  .early = true, .run = srv_openapi_run, .reply = "Document", .about = "This description."},
 };
 /* clang-format on */
 

@@ -254,6 +254,9 @@ struct srv_route {
     void (*run)(srv_req *req);                   /* fills req->reply or starts a generation */
     const srv_table *body;                       /* rows of a body that asks for text, or NULL */
     bool stream;                                 /* answers as a stream whatever the body says */
+    bool refuses;                                /* never answers with 200 */
+    const char *about;                           /* for /openapi.json, as the next two */
+    const char *request, *reply;                 /* names of schemas; NULL: `body`, plain text */
 };
 
 extern const srv_route srv_routes[];
@@ -283,6 +286,7 @@ void srv_detokenize_run(srv_req *req);
 void srv_model_run(srv_req *req);
 void srv_info_run(srv_req *req);
 void srv_not_built_run(srv_req *req);
+void srv_openapi_run(srv_req *req); /* openapi.c */
 
 /* gen_out.c: what the dialects share */
 void srv_gen_note_done(srv_req *req, const eng_event *ev); /* keep figures for the log */
