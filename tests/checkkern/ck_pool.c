@@ -173,10 +173,32 @@ void ck_check_pool(ck *k) {
     ck_expect(k, tnl_cpu_count() >= 1, "at least one processor");
 }
 
+static bool find_isa(kn_dsp *d, const char *isa) {
+    return kn_dsp_init(d, isa, NULL) == TNL_OK;
+}
+
+/* What a rung takes from those below it. */
+static void check_rungs(ck *k) {
+    const char *names[CK_MOST_ISAS];
+    int n = kn_dsp_available(names, CK_MOST_ISAS);
+    kn_dsp best, d, e;
+    ck_expect(k, n >= 1 && !strcmp(names[0], "ref"), "the portable rung is always there");
+    ck_expect(k, find_isa(&best, NULL) && !strcmp(best.isa, names[n - 1]), "the last is the best");
+    for (int i = 0; i < n; i++)
+        ck_expect(k, find_isa(&d, names[i]) && !strcmp(d.isa, names[i]), names[i]);
+    if (find_isa(&d, "avx512") && find_isa(&e, "avx2")) /* needs no AVX-VNNI, so has none */
+        ck_expect(k, d.qdot[0] == e.qdot[0] && d.dot_many[0] != e.dot_many[0],
+                  "avx512 without VNNI takes the packed products of avx2");
+    if (find_isa(&d, "avxvnni") && find_isa(&e, "avx2"))
+        ck_expect(k, d.qdot[0] != e.qdot[0] && d.quant_row == e.quant_row,
+                  "avxvnni has packed products of its own");
+}
+
 void ck_check_open(ck *k) {
     if (!ck_section(k, "open"))
         return;
     k->isa = NULL;
+    check_rungs(k);
     kn_backend *be;
     tnl_error err = {0};
     ck_expect(k, kn_cpu_open(&be, 1, "sse9", &err) == TNL_E_USAGE && !be && strstr(err.msg, "sse9"),
