@@ -38,7 +38,7 @@ static void print_usage(FILE *f) {
           "model.safetensors or pytorch_model.bin (or shards of either with their index).\n"
           "'tnl COMMAND --help' lists a command's options; 'tnl --version' prints the version.\n"
           "\nEnvironment:\n"
-          "  TNL_CPU     force kernels: ref, avx2, avxvnni, avx512 or avx512vnni (default: the best)\n"
+          "  TNL_CPU     kernels: ref, avx2, avxvnni, avx512 or avx512vnni (default: the best)\n"
           "  TNL_THREADS TNL_WEIGHTS TNL_LOAD: as the options; serve has one for each option\n"
           "\nExamples:\n"
           "  tnl generate configs/tales -p 'Once upon a time' -n 100\n"
