@@ -63,8 +63,8 @@ static void serve(world *w, int i, int64_t n) {
     w->unserved[i] = n > 0 ? 0 : w->unserved[i] + 1;
     FUZZ_CHECK(w->unserved[i] <= w->n_slots);
     if (s->prompt_left == 0) {
-        FUZZ_CHECK(n == 1);
-        if (--w->decode_left[i] == 0) {
+        FUZZ_CHECK(n >= 1 && n <= 1 + s->draft);
+        if (--w->decode_left[i] == 0) { /* every guess was wrong */
             w->completed++;
             leave(w, i);
         }
@@ -82,7 +82,8 @@ static int64_t step(world *w) {
     FUZZ_CHECK(w->cursor >= 0 && w->cursor < w->n_slots);
     for (int i = 0; i < w->n_slots; i++) {
         tokens += give[i];
-        rows += w->slot[i].all_rows ? give[i] : give[i] > 0;
+        bool decodes = w->slot[i].used && w->slot[i].prompt_left == 0;
+        rows += w->slot[i].all_rows || decodes ? give[i] : give[i] > 0;
         serve(w, i, give[i]);
     }
     FUZZ_CHECK(tokens == total && total <= w->budget.tokens && rows <= w->budget.rows);
@@ -118,6 +119,8 @@ static void act(world *w, unsigned op, unsigned a, unsigned b) {
     case 5:
         if (w->slot[i].used && w->slot[i].all_rows)
             w->slot[i].most = b;
+        else if (w->slot[i].used && w->slot[i].prompt_left == 0)
+            w->slot[i].draft = b % 70;
         break;
     default:
         step(w);
