@@ -159,11 +159,14 @@ typedef struct kn_ops {
     /* ok[n] = every element of x[n][0..dim) is finite. */
     void (*finite_rows)(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,
                         int64_t dim);
+
+    /* A hint: the operation after the next one begins by reading `bytes` at p, front to back. */
+    void (*expect)(kn_backend *be, const void *p, size_t bytes);
 } kn_ops;
 
 struct kn_backend {
     const char *name; /* "cpu" */
-    const char *isa;  /* "ref", "avx2", "avx512" */
+    const char *isa;  /* a rung of cpu/dsp.h: "ref", "avx2", ... "avx512vnni" */
     int block;        /* B */
     int threads;
     const kn_ops *ops;

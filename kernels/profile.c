@@ -134,8 +134,14 @@ static void finite_rows(kn_backend *be, bool *ok, const float *x, int64_t ldx, i
     count(p, &(kn_profile_row){.op = KN_OP_FINITE, .cols = dim, .seconds = now() - start});
 }
 
+static void expect(kn_backend *be, const void *at, size_t bytes) {
+    kn_profile *p = profile_of(be);
+    p->inner->ops->expect(p->inner, at, bytes);
+}
+
 static const kn_ops counting_ops = {
-    .embed = embed, .linear = linear, .lrpe = lrpe, .linattn = linattn, .finite_rows = finite_rows};
+    .embed = embed, .linear = linear, .lrpe = lrpe, .linattn = linattn, .finite_rows = finite_rows,
+    .expect = expect};
 
 /* ---- the backend ---- */
 

@@ -1,6 +1,12 @@
 /* The channel mixer: a GLU without activation, x += W3 ((W1 b) * (W2 b)), b = norm(x). */
 #include "model/internal.h"
 
+/* The matrix that is read after this layer. */
+static const kn_tensor *after_layer(const mdl_model *m, int layer) {
+    return layer + 1 < m->spec.n_layers ? &m->weights.layers[layer + 1].m[MDL_R_IN]
+                                        : &m->weights.global.m[MDL_R_HEAD];
+}
+
 void mdl_ffn_run(mdl_ctx *ctx, int layer) {
     const mdl_model *m = ctx->m;
     const mdl_layer_spec *l = &m->spec.layers[layer];
@@ -8,6 +14,7 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer) {
     const kn_ops *ops = m->be->ops;
     int64_t C = m->spec.width, F = l->glu;
 
+    mdl_expect(m, &w->m[MDL_R_L3]);
     ops->linear(m->be, &(kn_linear){.n = ctx->n,
                                     .x = ctx->x,
                                     .ldx = C,
@@ -20,6 +27,7 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer) {
                                     .y = ctx->glu,
                                     .ldy = F,
                                     .work = ctx->work});
+    mdl_expect(m, after_layer(m, layer));
     ops->linear(m->be, &(kn_linear){.n = ctx->n,
                                     .x = ctx->glu,
                                     .ldx = F,

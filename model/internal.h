@@ -53,6 +53,9 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer);
 /* The norm kind of this model; w and b are used by LayerNorm only. */
 kn_norm mdl_norm(const mdl_model *m, const float *w, const float *b);
 
+/* Tell the backend which weights follow the operation that comes next; w without data: nothing. */
+void mdl_expect(const mdl_model *m, const kn_tensor *w);
+
 /* Columns of a layer's fused projection: 4h (q k v u) or 3h (q k v). */
 int64_t mdl_proj_cols(const mdl_spec *s, const mdl_layer_spec *l);
 

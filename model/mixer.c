@@ -51,6 +51,7 @@ static void attend(mdl_ctx *ctx, int layer, const mdl_layer_spec *l, const mdl_l
     }
     for (int64_t i = 0; i < ctx->n_segs; i++)
         ctx->segs[i].state += m->layer_offset[layer];
+    mdl_expect(m, &w->m[l->gate == MDL_GATE_LINEAR ? MDL_R_OUT : MDL_R_GATE0]);
     be->ops->linattn(be, ctx->o, h, q, ldq, k, ldq, v, ldp, &m->decay[layer], &l->dims, ctx->segs,
                      ctx->n_segs);
     for (int64_t i = 0; i < ctx->n_segs; i++)
@@ -83,10 +84,13 @@ void mdl_mixer_run(mdl_ctx *ctx, int layer) {
     int64_t C = m->spec.width, h = m->spec.hidden;
     const bool linear_gate = l->gate == MDL_GATE_LINEAR;
 
+    m->be->ops->expect(m->be, ctx->segs[0].state + m->layer_offset[layer],
+                       kn_linattn_state_floats(&l->dims, m->be->block) * sizeof(float));
     project(ctx, l, w);
     attend(ctx, layer, l, w);
     if (!linear_gate)
         low_rank_gate(ctx, l, w);
+    mdl_expect(m, &w->m[MDL_R_L1]);
     /* The norm spans all heads: the whole h vector. */
     m->be->ops->linear(
         m->be, &(kn_linear){.n = ctx->n,

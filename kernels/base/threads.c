@@ -19,6 +19,9 @@
  * operations of one step, far shorter than a scheduler's time slice. */
 #define SPIN_NS 50000
 
+/* What a thread asks memory for while it waits: about as much as arrives in a microsecond. */
+#define EXPECT_BYTES ((size_t)32 << 10)
+
 #define MOST_CHUNKS 0xFFFF
 
 /* epoch << 32 | begin << 16 | end; nothing left when begin == end. */
@@ -37,6 +40,10 @@ struct tnl_pool {
     _Atomic(void *) ctx;
     _Atomic int64_t n_items, grain;
     atomic_uint n_chunks;
+
+    /* tnl_pool_expect's; a stale value costs a useless prefetch. */
+    _Atomic(const char *) expected;
+    _Atomic size_t expected_bytes;
 
     _Alignas(64) atomic_uint epoch;
     _Alignas(64) atomic_uint done; /* chunks finished in this epoch */
@@ -137,6 +144,18 @@ static bool take_half(tnl_pool *p, uint32_t epoch, int worker, op *o, uint32_t *
     return false;
 }
 
+/* Ask memory for the beginning of this thread's share of what comes next. */
+static void fetch_expected(tnl_pool *p, int worker) {
+    const char *at = atomic_load_explicit(&p->expected, memory_order_relaxed);
+    size_t bytes = atomic_load_explicit(&p->expected_bytes, memory_order_relaxed);
+    if (!at)
+        return;
+    size_t share = bytes / (size_t)p->threads;
+    at += share * (size_t)worker;
+    for (size_t i = 0; i < (share < EXPECT_BYTES ? share : EXPECT_BYTES); i += 64)
+        __builtin_prefetch(at + i);
+}
+
 /* Take and compute chunks until this epoch has none left. */
 static void work_on(tnl_pool *p, uint32_t epoch, int worker) {
     op o;
@@ -150,6 +169,7 @@ static void work_on(tnl_pool *p, uint32_t epoch, int worker) {
             pthread_mutex_unlock(&p->lock);
         }
     }
+    fetch_expected(p, worker);
 }
 
 static uint32_t epoch_of(const tnl_pool *p) {
@@ -311,4 +331,10 @@ void tnl_pool_run(tnl_pool *p, int64_t n_items, int64_t grain, tnl_pool_fn fn, v
     publish(p, n_items, grain, (uint32_t)n_chunks, fn, ctx);
     work_on(p, epoch_of(p), 0);
     wait_done(p, (uint32_t)n_chunks);
+    atomic_store_explicit(&p->expected, NULL, memory_order_relaxed);
+}
+
+void tnl_pool_expect(tnl_pool *p, const void *next, size_t bytes) {
+    atomic_store_explicit(&p->expected_bytes, bytes, memory_order_relaxed);
+    atomic_store_explicit(&p->expected, next, memory_order_relaxed);
 }

@@ -11,6 +11,7 @@
 #ifndef TNL_BASE_THREADS_H
 #define TNL_BASE_THREADS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/base/status.h"
@@ -28,6 +29,12 @@ int tnl_pool_threads(const tnl_pool *p);
 
 /* Run fn over [0, n_items) in chunks of at most `grain` items; returns when all are done. */
 void tnl_pool_run(tnl_pool *p, int64_t n_items, int64_t grain, tnl_pool_fn fn, void *ctx);
+
+/* A hint: the operation after the next one reads `bytes` at `next`, each thread its share in the
+ * order of addresses. Whoever finds no work left in the next operation asks memory for the
+ * beginning of its share, while it would only wait. The hint holds for one operation; memory that
+ * is gone by then does no harm. */
+void tnl_pool_expect(tnl_pool *p, const void *next, size_t bytes);
 
 /* Processors this process may run on (the affinity mask, capped by a cgroup quota), >= 1. */
 int tnl_cpu_count(void);

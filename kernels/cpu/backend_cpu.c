@@ -7,12 +7,17 @@
 
 #include "kernels/cpu/cpu_ops.h"
 
+static void cpu_expect(kn_backend *be, const void *p, size_t bytes) {
+    tnl_pool_expect(kn_cpu_of(be)->pool, p, bytes);
+}
+
 static const kn_ops cpu_ops = {
     .embed = kn_cpu_embed,
     .linear = kn_cpu_linear,
     .lrpe = kn_cpu_lrpe,
     .linattn = kn_cpu_linattn,
     .finite_rows = kn_cpu_finite_rows,
+    .expect = cpu_expect,
 };
 
 _Static_assert(KN_CPU_SCRATCH % 16 == 0, "scratch areas start at cache lines");

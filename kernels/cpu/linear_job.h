@@ -11,7 +11,7 @@ typedef struct linear_job {
     const float *a; /* [N][cols] the input rows in f32; of packed weights, scratch rows */
     int64_t lda;
     kn_qrows q;                             /* [N] the input rows quantised, for packed weights */
-    int64_t panel_outs, panels, block_rows; /* of the plain many-row path */
+    int64_t panel_outs, panels, block_rows; /* of the plain paths */
 } linear_job;
 
 void kn_linear_plain(linear_job *j);

@@ -14,17 +14,21 @@ static int64_t even_block(int64_t left) {
     return ((left + parts - 1) / parts + 5) / 6 * 6;
 }
 
-static void one_tile(const linear_job *j, int64_t tile, int64_t r, int64_t r_end, float *t) {
+/* Of two matrices, odd tiles take the second one first: two tiles in a row are then neighbours in
+ * memory, and the few-row products keep their streams. */
+static void one_tile(const linear_job *j, int64_t tile, int64_t r, int64_t r_end, float *scratch) {
     const kn_linear *p = j->p;
-    const int fn = (int)p->w->dtype - KN_PLAIN_COUNT;
-    float *t2 = p->w2 ? t + KN_CPU_TILE_ROWS * KN_Q_OUTS : NULL;
+    const int fn = (int)p->w->dtype - KN_PLAIN_COUNT, matrices = p->w2 ? 2 : 1;
+    const kn_tensor *w[2] = {p->w, p->w2};
+    float *t[2] = {scratch, p->w2 ? scratch + KN_CPU_TILE_ROWS * KN_Q_OUTS : NULL};
     int64_t o = tile * KN_Q_OUTS, outs = kn_min64(KN_Q_OUTS, p->w->rows - o);
     for (int64_t rows; r < r_end; r += rows) {
         rows = kn_min64(even_block(r_end - r), r_end - r);
-        j->c->dsp.qdot[fn](t, &j->q, r, rows, tile_at(p->w, tile), p->w->cols);
-        if (t2)
-            j->c->dsp.qdot[fn](t2, &j->q, r, rows, tile_at(p->w2, tile), p->w->cols);
-        kn_linear_finish(j, t, t2, KN_Q_OUTS, r, rows, o, outs);
+        for (int i = 0; i < matrices; i++) {
+            int k = (i + (int)tile) % matrices;
+            j->c->dsp.qdot[fn](t[k], &j->q, r, rows, tile_at(w[k], tile), p->w->cols);
+        }
+        kn_linear_finish(j, t[0], t[1], KN_Q_OUTS, r, rows, o, outs);
     }
 }
 

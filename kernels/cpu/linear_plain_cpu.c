@@ -23,19 +23,24 @@ static const char *weight_row(const kn_tensor *w, int64_t o) {
     return (const char *)w->data + o * w->cols * kn_dtypes[w->dtype].elem_bytes;
 }
 
-/* Items are single outputs. */
+/* Items are single outputs. Of two matrices, odd tiles take the second one first: two tiles in a
+ * row are then neighbours in memory. */
 static void few_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     const linear_job *j = ctx;
     const kn_linear *p = j->p;
+    const kn_tensor *w[2] = {p->w, p->w2};
+    const int matrices = p->w2 ? 2 : 1;
     (void)worker;
     float tile[2][KN_FEW_ROWS * FEW_OUTS];
     for (int64_t o = begin; o < end; o += FEW_OUTS) {
         int64_t outs = kn_min64(FEW_OUTS, end - o);
         for (int64_t r = 0; r < p->n; r += KN_FEW_ROWS) {
             int64_t rows = kn_min64(KN_FEW_ROWS, p->n - r);
-            for (int k = 0; k < (p->w2 ? 2 : 1); k++)
-                j->c->dsp.dot_few[p->w->dtype](tile[k], FEW_OUTS, j->a + r * j->lda, j->lda, rows,
-                                               weight_row(k ? p->w2 : p->w, o), outs, p->w->cols);
+            for (int i = 0; i < matrices; i++) {
+                int k = (i + (int)(o / j->panel_outs)) % matrices;
+                j->c->dsp.dot_few[w[k]->dtype](tile[k], FEW_OUTS, j->a + r * j->lda, j->lda, rows,
+                                               weight_row(w[k], o), outs, w[k]->cols);
+            }
             kn_linear_finish(j, tile[0], p->w2 ? tile[1] : NULL, FEW_OUTS, r, rows, o, outs);
         }
     }
@@ -108,7 +113,10 @@ static void run_few(linear_job *j) {
     const kn_tensor *w = j->p->w;
     int64_t row_bytes = weight_row(w, 1) - weight_row(w, 0);
     int64_t grain = FEW_CHUNK_BYTES / row_bytes / 16 * 16; /* whole cache lines of y */
-    tnl_pool_run(j->c->pool, w->rows, grain < 16 ? 16 : grain, few_rows, j);
+    if (grain < 16)
+        grain = 16;
+    j->panel_outs = kn_min64(grain, FEW_OUTS);
+    tnl_pool_run(j->c->pool, w->rows, grain, few_rows, j);
 }
 
 void kn_linear_plain(linear_job *j) {

@@ -20,8 +20,7 @@ enum {
     ROWS = 6,   /* of a register tile */
     VECS = 4,   /* registers that hold the 64 outputs */
     STEP = 256, /* bytes of codes of one step of four inputs */
-    /* Bytes between a load of weights and what is asked of memory then, measured: q4 spends less
-     * time on them than q8 spends on as many, but reads them in an order of its own. */
+    /* Bytes between a load of weights and what is asked of memory then, measured. */
     AHEAD_Q8 = 4096,
     AHEAD_Q4 = 8192,
     RUN_PAIRS = 2, /* pairs of steps in a run of q4 */
@@ -223,23 +222,28 @@ FN void run_q4_direct(__m512i acc[ROWS][VECS], const group_args *g, int64_t run,
         for (int i = 0; i < 4; i++)
             x[r][i] = input4(g->q + r * g->ldq + run * KN_Q4_RUN + 4 * i);
     }
-#pragma GCC unroll 4
-    for (int k = 0; k < VECS; k++) {
-        __m512i sum[2] = {start[0], start[R - 1]};
+    __m512i sum[2][VECS];
 #pragma GCC unroll 2
-        for (int p = 0; p < RUN_PAIRS; p++) {
-            _mm_prefetch((const char *)ahead + 128 * k + 64 * p, _MM_HINT_T0);
+    for (int p = 0; p < RUN_PAIRS; p++) { /* codes in the order of addresses */
+#pragma GCC unroll 4
+        for (int k = 0; k < VECS; k++) {
+            _mm_prefetch((const char *)ahead + p * STEP + 64 * k, _MM_HINT_T0);
             __m512i two = _mm512_load_si512(pairs + p * STEP + 64 * k);
             __m512i lo = _mm512_and_si512(two, low);
             __m512i hi = _mm512_and_si512(_mm512_srli_epi16(two, 4), low);
 #pragma GCC unroll 2
-            for (int r = 0; r < R; r++)
-                sum[r] = dot4(dot4(sum[r], lo, x[r][2 * p]), hi, x[r][2 * p + 1]);
+            for (int r = 0; r < R; r++) {
+                __m512i s = dot4(p == 0 ? start[r] : sum[r][k], lo, x[r][2 * p]);
+                sum[r][k] = dot4(s, hi, x[r][2 * p + 1]);
+            }
         }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < VECS; k++) {
         __m512i factor = factor16(subs, k, odd);
 #pragma GCC unroll 2
         for (int r = 0; r < R; r++)
-            acc[r][k] = add_run(acc[r][k], sum[r], factor);
+            acc[r][k] = add_run(acc[r][k], sum[r][k], factor);
     }
 }
 
