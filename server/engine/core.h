@@ -56,6 +56,8 @@ struct eng_engine {
     eng_sched_budget budget;
     eng_pace pace;
     eng_prefix *prefix; /* NULL: none */
+    uint64_t serials;   /* requests that have entered a slot */
+    int followers;      /* requests that wait for another to read their text */
     int cursor;
     /* scratch of one step, [open.parallel] */
     eng_sched_slot *plan;
@@ -79,10 +81,13 @@ void eng_step_enter(eng_engine *e, eng_slot *slot);
 
 /* A request has entered: bring its slot to the longest known prefix of its prompt. */
 void eng_reuse_begin(eng_engine *e, eng_slot *slot);
-/* Prompt tokens that the next slice may have, so that it ends where a state is worth keeping. */
-int64_t eng_reuse_most(const eng_request *r);
+/* Prompt tokens that the next slice may have, so that it ends where a state is worth keeping; 0:
+ * another request is just reading the same text, this one waits for its state. */
+int64_t eng_reuse_most(eng_engine *e, eng_slot *slot);
 /* A slice of the prompt has been absorbed: keep the state if it is worth it. */
 void eng_reuse_slice(eng_engine *e, const eng_slot *slot);
+/* The request leaves its slot. */
+void eng_reuse_end(eng_engine *e, const eng_slot *slot, bool keep);
 /* Keep the state as it is, unless the request does not want it. */
 void eng_reuse_keep(eng_engine *e, const eng_slot *slot);
 /* The answer goes on with this token. */

@@ -60,11 +60,14 @@ struct eng_request {
     int64_t fed;      /* prompt tokens absorbed */
     int64_t cached;   /* of these, spared by a known prefix */
     int64_t store_at; /* the state after this many tokens is worth keeping; 0: none */
+    uint64_t serial;  /* of its entry into a slot, from 1 */
+    uint64_t leader;  /* serial of a request that is reading the same text; 0: no waiting for one */
+    int64_t wait_at;  /* until it has absorbed so many tokens */
     int32_t last;     /* newest token, not yet absorbed */
     int64_t n_events, generated;
     eng_text text;
-    eng_grammar *grammar; /* NULL: anything may come; a reference */
-    eng_match *match;     /* where in it the answer stands */
+    eng_grammar *grammar;                  /* NULL: anything may come; a reference */
+    eng_match *match;                      /* where in it the answer stands */
     double admitted, decoding, last_token; /* seconds; 0: not yet */
 };
 

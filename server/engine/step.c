@@ -20,8 +20,7 @@ static void scrub(eng_engine *e, eng_slot *slot) {
 
 void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_status error) {
     eng_request *r = slot->req;
-    if (finish != ENG_FINISH_ERROR)
-        eng_reuse_keep(e, slot);
+    eng_reuse_end(e, slot, finish != ENG_FINISH_ERROR);
     scrub(e, slot);
     pthread_mutex_lock(&e->lock);
     slot->req = NULL;
@@ -97,7 +96,9 @@ static void plan_guesses(eng_engine *e, eng_slot *slot, eng_sched_slot *plan) {
 
 /* An echoed slice of n tokens makes at most n events; together with the first generated one it
  * must fit the ring. */
-static eng_sched_slot plan_slot(eng_request *r) {
+static eng_sched_slot plan_slot(eng_engine *e, eng_slot *slot) {
+    eng_request *r = slot->req;
+    int64_t most = r->fed < r->n_feed ? eng_reuse_most(e, slot) : INT64_MAX;
     int64_t left = r->n_feed - r->fed;
     bool echoing = r->params.echo && left > 0;
     int room = eng_request_room(r, echoing ? 2 : 1);
@@ -106,7 +107,7 @@ static eng_sched_slot plan_slot(eng_request *r) {
                             .all_rows = echoing,
                             .prompt_left = left,
                             .most = echoing    ? room - 1
-                                    : left > 0 ? eng_reuse_most(r)
+                                    : left > 0 ? most
                                                : room};
 }
 
@@ -115,7 +116,7 @@ static int64_t plan_step(eng_engine *e, int *paused) {
     *paused = 0;
     for (int i = 0; i < e->open.parallel; i++) {
         eng_request *r = e->slots[i].req;
-        e->plan[i] = r ? plan_slot(r) : (eng_sched_slot){0};
+        e->plan[i] = r ? plan_slot(e, &e->slots[i]) : (eng_sched_slot){0};
         *paused += e->plan[i].paused;
         if (r && !e->plan[i].paused && e->plan[i].prompt_left == 0)
             plan_guesses(e, &e->slots[i], &e->plan[i]);

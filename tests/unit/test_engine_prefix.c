@@ -137,6 +137,83 @@ static void questions_about_a_document(void **state) {
     bench_close(&b);
 }
 
+/* Answers to one prompt that are asked for at the same time read it once. */
+static void a_crowd_with_one_prompt(void **state) {
+    (void)state;
+    enum { N = 500, ASKED = 8 };
+    bench plain, b;
+    eng_params p;
+    eng_request *r[ASKED];
+    int32_t *t = make_tokens(N, 11);
+    bench_open_with(&plain, 1, 4, 256, 0, 0, 0);
+    fake_model_repeat(plain.m, 23);
+    open_remembering(&b, ASKED, 64, 1 << 20);
+    fake_model_hold(b.m);
+    greedy_params(&p, 12);
+    p.temperature = 0.8f;
+    p.has_seed = true;
+    p.presence_penalty = 0.5f;
+    for (int i = 0; i < ASKED; i++) {
+        p.seed = (uint64_t)i;
+        r[i] = submit(&b, &p, t, (size_t)(N - i));
+    }
+    fake_model_open(b.m);
+    for (int i = 0; i < ASKED; i++) {
+        p.seed = (uint64_t)i;
+        answer *want = run_one(&plain, &p, t, (size_t)(N - i)), *got = read_all(r[i]);
+        assert_same_answer(want, got);
+        free(want);
+        free(got);
+        eng_request_release(r[i]);
+    }
+    /* what is read by each besides: the rest of a block and the last token */
+    assert_true(metrics(&b).prompt_tokens <= N + ASKED * 2 * FAKE_BLOCK);
+    assert_int_equal(metrics(&b).prefix_queries, ASKED);
+    assert_int_equal(metrics(&b).prefix_hits, ASKED - 1);
+    free(t);
+    bench_close(&plain);
+    bench_close(&b);
+}
+
+/* The one that reads for the others leaves: they go on from where it was. */
+static void a_leader_leaves(void **state) {
+    (void)state;
+    enum { N = 1000, FOLLOWERS = 3 };
+    bench plain, b;
+    eng_params p;
+    eng_request *first, *r[FOLLOWERS];
+    int32_t *t = make_tokens(N, 12);
+    bench_open_with(&plain, 1, 4, 256, 0, 0, 0);
+    fake_model_repeat(plain.m, 23);
+    open_remembering(&b, 1 + FOLLOWERS, 64, 1 << 20);
+    greedy_params(&p, 5);
+    answer *want = run_one(&plain, &p, t, N);
+    fake_model_hold(b.m);
+    first = submit(&b, &p, t, N);
+    fake_model_wait_begun(b.m, 1);
+    for (int i = 0; i < FOLLOWERS; i++)
+        r[i] = submit(&b, &p, t, N);
+    fake_model_let(b.m, 5); /* 320 tokens or so */
+    fake_model_wait_begun(b.m, 6);
+    eng_request_cancel(first);
+    fake_model_open(b.m);
+    for (int i = 0; i < FOLLOWERS; i++) {
+        answer *got = read_all(r[i]);
+        assert_same_answer(want, got);
+        free(got);
+        eng_request_release(r[i]);
+    }
+    answer *gone = read_all(first);
+    assert_int_equal(gone->done.finish, ENG_FINISH_CANCELLED);
+    free(gone);
+    eng_request_release(first);
+    assert_true(metrics(&b).prompt_tokens <= N + 64 + FOLLOWERS * 3 * FAKE_BLOCK);
+    free(want);
+    free(t);
+    bench_close(&plain);
+    bench_close(&b);
+}
+
 /* ---- the same answers ---- */
 
 enum { SPECS = 80, DOCUMENTS = 4, CROWD = 20 };
@@ -254,9 +331,10 @@ int main(void) {
     alarm(110);
     setenv("TNL_POISON", "1", 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_conversation_goes_on), cmocka_unit_test(off_by_request_key_and_engine),
-        cmocka_unit_test(a_shared_beginning),     cmocka_unit_test(questions_about_a_document),
-        cmocka_unit_test(answers_are_the_same),   cmocka_unit_test(every_split),
+        cmocka_unit_test(a_conversation_goes_on),  cmocka_unit_test(off_by_request_key_and_engine),
+        cmocka_unit_test(a_shared_beginning),      cmocka_unit_test(questions_about_a_document),
+        cmocka_unit_test(a_crowd_with_one_prompt), cmocka_unit_test(a_leader_leaves),
+        cmocka_unit_test(answers_are_the_same),    cmocka_unit_test(every_split),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
