@@ -22,6 +22,13 @@ FN void widen_rows(wide_rows x, const group_args *g, const int R) {
         }
 }
 
+/* Keeps a sum where it is: gcc 12 would add the products to each other first and run out of
+ * registers. */
+FN __m256i in_order(__m256i sum) {
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 FN void half_step(__m256i acc[ROWS][VECS], const __m256i w[VECS], wide_rows x, int64_t at,
                   const int R, const int V) {
 #pragma GCC unroll 6
@@ -29,7 +36,7 @@ FN void half_step(__m256i acc[ROWS][VECS], const __m256i w[VECS], wide_rows x, i
         __m256i two = four_bytes(x[r] + at);
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++)
-            acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(w[v], two));
+            acc[r][v] = in_order(_mm256_add_epi32(acc[r][v], _mm256_madd_epi16(w[v], two)));
     }
 }
 
@@ -64,7 +71,7 @@ FN void rows_q8(const group_args *g, const int R, const int stream) {
 
 /* Two sums of 16 bits an output: at most 8 x 15 x 127 and what they start at. */
 FN __m256i run_dot(__m256i t, __m256i w, __m256i x) {
-    return _mm256_add_epi16(t, _mm256_maddubs_epi16(w, x));
+    return in_order(_mm256_add_epi16(t, _mm256_maddubs_epi16(w, x)));
 }
 
 FN __m256i run_add(__m256i acc, __m256i t, __m256i sub) {
@@ -81,8 +88,6 @@ FN __m256i factor_bytes(void) {
                             -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7);
 }
 
-#define Q4_FEW 12
-#define Q4_V(R) ((R) == 1 ? 8 : (R) <= 3 ? 4 : 1)
 #include "kernels/cpu/x86/qdot_ymm_tmpl.c"
 
 /* ---- q4 for many rows: the half-bytes taken apart once a group ---- */
@@ -90,7 +95,7 @@ FN __m256i factor_bytes(void) {
 FN void rows_q4_again(const group_args *g, const int R) {
     rows_q4_as(g, R, 1);
 }
-ROW_SWITCH(rows_q4_again)
+ROW_SWITCH_3(rows_q4_again)
 
 static void group_q4_many(const group_args *g, int64_t rows) {
     _Alignas(64) unsigned char codes[KN_Q_GROUP * KN_Q_OUTS];
@@ -106,7 +111,7 @@ static void group_q4_many(const group_args *g, int64_t rows) {
     group_args h = *g;
     h.codes = codes;
     h.ahead = g->codes + g->steps * STEP / 2;
-    rest_of_rows(h, 0, rows, rows_q4_again_some);
+    rest_of_rows(h, 0, rows, Q4_ROWS, rows_q4_again_some);
 }
 
 /* ---- activations ---- */

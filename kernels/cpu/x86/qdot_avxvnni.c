@@ -61,8 +61,6 @@ FN __m256i factor_bytes(void) {
                             -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7, -1, -1);
 }
 
-#define Q4_FEW 12
-#define Q4_V(R) ((R) == 1 ? 8 : (R) <= 3 ? 4 : 2)
 #include "kernels/cpu/x86/qdot_ymm_tmpl.c"
 
 /* ---- q4 for many rows: expanded to q8 codes once a group ---- */
@@ -105,7 +103,7 @@ static void group_q4_many(const group_args *g, int64_t rows) {
     group_args h = *g;
     h.codes = codes;
     h.ahead = g->codes + g->steps * STEP / 2;
-    rest_of_rows(h, 0, rows, rows_q8_again_some);
+    rest_of_rows(h, 0, rows, ROWS, rows_q8_again_some);
 }
 
 void kn_dsp_fill_avxvnni(kn_dsp *d) {

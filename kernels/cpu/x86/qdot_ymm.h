@@ -16,6 +16,8 @@
 
 enum {
     ROWS = 6,        /* most rows of a register tile */
+    Q4_ROWS = 3,     /* of one of q4, which has sums of runs besides */
+    Q4_FEW = 6,      /* rows up to which q4 is multiplied as it is stored */
     VECS = 8,        /* registers that hold one input's 64 outputs */
     STEP = 256,      /* bytes of codes of one step of four inputs */
     AHEAD_Q8 = 4096, /* bytes between a load of weights and what is asked of memory then */

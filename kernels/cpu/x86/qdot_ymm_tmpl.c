@@ -4,9 +4,7 @@
  *   run_add(acc, t, sub)   acc += t times its factor
  *   run_start(sums)        what t starts at: minus eight times the sum of the run's inputs
  *   factor_bytes()         the shuffle that spreads eight bytes for run_add
- *   Q4_FEW                 rows up to which q4 is multiplied as it is stored
- *   Q4_V(R)                registers of weights of its tiles of R rows
- *   group_q4_many(g, rows) more rows than that
+ *   group_q4_many(g, rows) more than Q4_FEW rows
  *
  * q4 as it is stored: a run of 16 inputs is summed with its bare codes and multiplied by its
  * factor once, sub (sum of code x - 8 sum of x): one multiplication a run instead of an expansion
@@ -62,6 +60,7 @@ FN void run_q4(__m256i t[ROWS], const unsigned char *pairs, const int8_t *q, int
 FN void tile_q4(const group_args *g, int32_t starts[ROWS][RUNS], int k, const int R, const int V,
                 const int single) {
     const int64_t run_bytes = (single ? 4 : 2) * STEP;
+    const int asks = single ? 8 : 4; /* for a pair of runs */
     __m256i acc[ROWS][VECS];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
@@ -69,10 +68,8 @@ FN void tile_q4(const group_args *g, int32_t starts[ROWS][RUNS], int k, const in
         for (int v = 0; v < V; v++)
             acc[r][v] = _mm256_setzero_si256();
     for (int64_t run = 0; run < g->steps / 4; run += 2) {
-        ask_ahead(g, 2 * run, k, V, !single);
-        ask_ahead(g, 2 * run + 1, k, V, !single);
-        ask_ahead(g, 2 * run + 2, k, V, !single);
-        ask_ahead(g, 2 * run + 3, k, V, !single);
+        for (int i = 0; i < asks; i++)
+            ask_ahead(g, run / 2 * asks + i, k, V, !single);
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++)
 #pragma GCC unroll 8
@@ -93,7 +90,7 @@ FN void tile_q4(const group_args *g, int32_t starts[ROWS][RUNS], int k, const in
 }
 
 FN void rows_q4_as(const group_args *g, const int R, const int single) {
-    const int V = Q4_V(R);
+    const int V = R == 1 ? 8 : 4;
     int32_t starts[ROWS][RUNS];
     run_starts(starts, g, R);
     for (int k = 0; k < VECS; k += V)
@@ -137,21 +134,30 @@ FN void rows_q8_again(const group_args *g, const int R) {
             break;                                                                                 \
         }                                                                                          \
     }
+#define ROW_SWITCH_3(fn)                                                                           \
+    static __attribute__((noinline)) void fn##_some(const group_args *g, int64_t rows) {           \
+        if (rows == 1)                                                                             \
+            fn(g, 1);                                                                              \
+        else if (rows == 2)                                                                        \
+            fn(g, 2);                                                                              \
+        else                                                                                       \
+            fn(g, 3);                                                                              \
+    }
 ROW_SWITCH(rows_q8_first)
 ROW_SWITCH(rows_q8_again)
-ROW_SWITCH(rows_q4)
+ROW_SWITCH_3(rows_q4)
 
-/* The rows from `done` on, ROWS at a time. Their weights are in the first-level cache; what is at
+/* The rows from `done` on, `most` at a time. Their weights are in the first-level cache; what is at
  * g.ahead is fetched meanwhile. */
-FN void rest_of_rows(group_args g, int64_t done, int64_t rows,
+FN void rest_of_rows(group_args g, int64_t done, int64_t rows, const int64_t most,
                      void (*some)(const group_args *g, int64_t rows)) {
-    for (; done < rows; done += ROWS, g.ahead += g.steps * 64) {
+    for (; done < rows; done += most, g.ahead += g.steps * 64) {
         group_args h = g;
         h.q += done * g.ldq;
         h.s += done * g.groups;
         h.sum += done * g.groups;
         h.y += done * KN_Q_OUTS;
-        some(&h, rows - done);
+        some(&h, rows - done < most ? rows - done : most);
     }
 }
 
@@ -159,14 +165,14 @@ static void group_q8(const group_args *g, int64_t rows) {
     group_args h = *g;
     rows_q8_first_some(g, rows);
     h.ahead = g->codes + g->steps * STEP;
-    rest_of_rows(h, ROWS, rows, rows_q8_again_some);
+    rest_of_rows(h, ROWS, rows, ROWS, rows_q8_again_some);
 }
 
 static void group_q4_many(const group_args *g, int64_t rows);
 
 static void group_q4(const group_args *g, int64_t rows) {
     if (rows <= Q4_FEW)
-        rest_of_rows(*g, 0, rows, rows_q4_some);
+        rest_of_rows(*g, 0, rows, Q4_ROWS, rows_q4_some);
     else
         group_q4_many(g, rows);
 }
