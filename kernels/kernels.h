@@ -1,5 +1,5 @@
-/* THE kernel interface: what a device must be able to compute. model/ sees this file, dtype.h and
- * kernels/base, nothing else of kernels/.
+/* THE kernel interface: what a device must be able to compute. model/ sees this file, dtype.h, the
+ * packed formats (quant.h, quant_pack.h) and kernels/base, nothing else of kernels/.
  *
  * Letters used in every shape comment:
  *   N  packed rows of a step (tokens of all sequences, one after another)
