@@ -102,6 +102,8 @@ static void group_q4_many(const group_args *g, int64_t rows) {
     const __m256i low = _mm256_set1_epi8(15);
     for (int64_t p = 0; p < g->steps / 2; p++)
         for (int k = 0; k < VECS; k++) {
+            if (k % 2 == 0)
+                _mm_prefetch((const char *)g->ahead + p * STEP + 32 * k, _MM_HINT_T0);
             __m256i two = load_y(g->codes + p * STEP + 32 * k);
             unsigned char *to = codes + 2 * p * STEP + 32 * k;
             _mm256_store_si256((__m256i *)to, _mm256_and_si256(two, low));
@@ -110,7 +112,7 @@ static void group_q4_many(const group_args *g, int64_t rows) {
         }
     group_args h = *g;
     h.codes = codes;
-    h.ahead = g->codes + g->steps * STEP / 2;
+    h.ahead = codes; /* memory has been asked */
     rest_of_rows(h, 0, rows, Q4_ROWS, rows_q4_again_some);
 }
 

@@ -74,8 +74,9 @@ FN __m256i expand(__m256i codes, __m256i sub, __m256i offset) {
     return _mm256_add_epi8(_mm256_blendv_epi8(b, a, _mm256_set1_epi16(0x00FF)), offset);
 }
 
-FN void expand_run(unsigned char *out, const unsigned char *pairs, const unsigned char *subs,
-                   const int odd) {
+FN void expand_run(unsigned char *out, const group_args *g, int64_t run, const int odd) {
+    const unsigned char *pairs = g->codes + run * 2 * STEP, *ahead = g->ahead + run * 2 * STEP;
+    const unsigned char *subs = g->subs + run / 2 * KN_Q_OUTS;
     const __m256i twice = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1,
                                            0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
     const __m256i bytes = _mm256_set1_epi16(0x00FF);
@@ -85,6 +86,8 @@ FN void expand_run(unsigned char *out, const unsigned char *pairs, const unsigne
         offset = _mm256_or_si256(_mm256_and_si256(offset, bytes), _mm256_slli_epi16(offset, 8));
 #pragma GCC unroll 2
         for (int p = 0; p < 2; p++) {
+            if (k % 2 == 0)
+                _mm_prefetch((const char *)ahead + p * STEP + 32 * k, _MM_HINT_T0);
             __m256i two = load_y(pairs + p * STEP + 32 * k);
             unsigned char *to = out + 2 * p * STEP + 32 * k;
             _mm256_store_si256((__m256i *)to, expand(two, sub, offset));
@@ -96,13 +99,13 @@ FN void expand_run(unsigned char *out, const unsigned char *pairs, const unsigne
 
 static void group_q4_many(const group_args *g, int64_t rows) {
     _Alignas(64) unsigned char codes[KN_Q_GROUP * KN_Q_OUTS];
-    for (int64_t run = 0; run < g->steps / 4; run += 2)
-        for (int odd = 0; odd < 2; odd++)
-            expand_run(codes + (run + odd) * 4 * STEP, g->codes + (run + odd) * 2 * STEP,
-                       g->subs + run / 2 * KN_Q_OUTS, odd);
+    for (int64_t run = 0; run < g->steps / 4; run += 2) {
+        expand_run(codes + run * 4 * STEP, g, run, 0);
+        expand_run(codes + run * 4 * STEP + 4 * STEP, g, run + 1, 1);
+    }
     group_args h = *g;
     h.codes = codes;
-    h.ahead = g->codes + g->steps * STEP / 2;
+    h.ahead = codes; /* memory has been asked */
     rest_of_rows(h, 0, rows, ROWS, rows_q8_again_some);
 }
 

@@ -15,13 +15,13 @@
 #define FN static inline __attribute__((always_inline))
 
 enum {
-    ROWS = 6,        /* most rows of a register tile */
-    Q4_ROWS = 3,     /* of one of q4, which has sums of runs besides */
-    Q4_FEW = 6,      /* rows up to which q4 is multiplied as it is stored */
-    VECS = 8,        /* registers that hold one input's 64 outputs */
-    STEP = 256,      /* bytes of codes of one step of four inputs */
-    AHEAD_Q8 = 4096, /* bytes between a load of weights and what is asked of memory then */
-    AHEAD_Q4 = 8192,
+    ROWS = 6,      /* most rows of a register tile */
+    Q4_ROWS = 3,   /* of one of q4, which has sums of runs besides */
+    Q4_FEW = 4,    /* rows up to which q4 is multiplied as it is stored */
+    VECS = 8,      /* registers that hold one input's 64 outputs */
+    STEP = 256,    /* bytes of codes of one step of four inputs */
+    AHEAD = 12288, /* bytes between a load of weights and what is asked of memory then: more than a
+                      group, because most tiles take a group in several passes */
     RUNS = KN_Q_GROUP / KN_Q4_RUN,
 };
 

@@ -180,17 +180,16 @@ static void group_q4(const group_args *g, int64_t rows) {
 FN void qdot(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
              int64_t cols, const kn_dtype t, void (*group)(const group_args *g, int64_t rows)) {
     const unsigned char *at = tile;
-    const int64_t ahead = t == KN_Q4 ? AHEAD_Q4 : AHEAD_Q8;
     memset(y, 0, (size_t)(rows * KN_Q_OUTS) * sizeof *y);
     for (int64_t i = 0, k = 0; i < cols; i += KN_Q_GROUP, k++) {
         int64_t n = kn_q_padded(cols - i < KN_Q_GROUP ? cols - i : KN_Q_GROUP);
         const unsigned char *codes = at + KN_Q_SCALES + (t == KN_Q4 ? 2 * n : 0);
         for (int64_t h = 0; h < codes - at; h += 64) /* of a group further on */
-            _mm_prefetch((const char *)at + ahead + h, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + AHEAD + h, _MM_HINT_T0);
         group_args g = {.scales = at,
                         .subs = at + KN_Q_SCALES,
                         .codes = codes,
-                        .ahead = codes + ahead,
+                        .ahead = codes + AHEAD,
                         .steps = n / 4,
                         .q = x->q + row0 * x->ldq + i,
                         .ldq = x->ldq,
