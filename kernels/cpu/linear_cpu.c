@@ -5,6 +5,8 @@
 
 #include "kernels/cpu/linear_job.h"
 
+#define ITEMS_PER_THREAD 64
+
 /* First the quantised rows, then rows of f32. */
 size_t kn_linear_work_bytes(int64_t n, int64_t cols) {
     return kn_qrows_bytes(n, cols) + ((size_t)(n * cols) * sizeof(float) + 63) / 64 * 64;
@@ -99,6 +101,13 @@ void kn_linear_finish(const linear_job *j, float *t, float *t2, int64_t ld, int6
             for (int64_t o = 0; o < outs; o++)
                 y[o] = t[o];
     }
+}
+
+int64_t kn_linear_block_rows(const linear_job *j, int64_t most, int64_t unit) {
+    const int64_t items = (int64_t)ITEMS_PER_THREAD * j->c->base.threads;
+    int64_t blocks = (items + j->panels - 1) / j->panels;
+    int64_t rows = (most / blocks + unit - 1) / unit * unit;
+    return rows < unit ? unit : rows;
 }
 
 void kn_cpu_linear(kn_backend *be, const kn_linear *p) {

@@ -22,6 +22,11 @@ void kn_linear_packed(linear_job *j);
 void kn_linear_finish(const linear_job *j, float *t, float *t2, int64_t ld, int64_t r0,
                       int64_t rows, int64_t o0, int64_t outs);
 
+/* Rows of an item, at most `most`, when an item is a panel for a block of rows: whole multiples of
+ * `unit`, and so few that every thread gets many items. What a thread waits for at the end is half
+ * an item. */
+int64_t kn_linear_block_rows(const linear_job *j, int64_t most, int64_t unit);
+
 static inline int64_t kn_min64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }

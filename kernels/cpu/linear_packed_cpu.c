@@ -46,9 +46,7 @@ void kn_linear_packed(linear_job *j) {
     const kn_tensor *w = j->p->w;
     int64_t n = j->p->n, bytes = kn_q_tile_bytes(w->dtype, w->cols) * (j->p->w2 ? 2 : 1);
     j->panels = (w->rows + KN_Q_OUTS - 1) / KN_Q_OUTS;
-    j->block_rows = n;
-    if (j->panels < 4 * j->c->base.threads && n > KN_CPU_TILE_ROWS)
-        j->block_rows = KN_CPU_TILE_ROWS;
+    j->block_rows = kn_linear_block_rows(j, n, KN_CPU_TILE_ROWS);
     int64_t blocks = (n + j->block_rows - 1) / j->block_rows;
     tnl_pool_run(j->c->pool, blocks * j->panels, n > 1 ? 1 : CHUNK_BYTES / bytes, tiles, j);
 }

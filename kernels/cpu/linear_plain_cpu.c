@@ -103,8 +103,7 @@ static void run_many(linear_job *j) {
     j->block_rows = rows < 2 * TILE_ROWS ? 2 * TILE_ROWS : rows / TILE_ROWS * TILE_ROWS;
     j->panel_outs = choose_panel(j);
     j->panels = (outs + j->panel_outs - 1) / j->panel_outs;
-    if (j->panels < 4 * j->c->base.threads) /* too few to go round: split the rows too */
-        j->block_rows = TILE_ROWS;
+    j->block_rows = kn_linear_block_rows(j, kn_min64(j->block_rows, n), 3 * TILE_ROWS);
     int64_t blocks = (n + j->block_rows - 1) / j->block_rows;
     tnl_pool_run(j->c->pool, blocks * j->panels, 1, many_rows, j);
 }
