@@ -242,6 +242,8 @@ def test_all_or_none(start):
     s = start("--parallel", "2", "--queue", "1")
     r = s.post("/v1/completions", {**BASE, "n": 4, "max_tokens": 5000})
     assert (r.status, r.code) == (503, "queue_full") and "retry-after" in r.headers
+    wait_until(lambda: s.metric("tnl_requests_running") + s.metric("tnl_requests_waiting") == 0,
+               "what was submitted is cancelled")
     assert s.post("/v1/completions", {**BASE, "n": 3}).status == 200
     s.settled()
 
