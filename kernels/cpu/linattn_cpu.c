@@ -12,10 +12,11 @@
 
 #include "kernels/cpu/cpu_ops.h"
 
-#define ROWS 4       /* query rows that share loads of V; a tile of `outer` */
+#define ROWS 4        /* query rows that share loads of V; a tile of `outer` */
 #define SCORE_ROWS 12 /* query rows scored together, up to the last one's pending row */
-#define FOLD_ROWS 16 /* rows of S folded at a time */
+#define FOLD_ROWS 16  /* rows of S folded at a time */
 #define FOLD_COLS 256
+#define NEXT_HEAD_BYTES 4096
 
 typedef struct linattn_job {
     kn_cpu *c;
@@ -43,7 +44,7 @@ typedef struct head_view {
     float *scratch; /* of fold_block */
 } head_view;
 
-_Static_assert(KN_CPU_BLOCK * KN_CPU_BLOCK + FOLD_ROWS * (FOLD_COLS + KN_CPU_BLOCK) <=
+_Static_assert(KN_CPU_BLOCK *KN_CPU_BLOCK + FOLD_ROWS * (FOLD_COLS + KN_CPU_BLOCK) <=
                    KN_CPU_SCRATCH,
                "scores and fold_block's scratch");
 
@@ -86,8 +87,8 @@ static void block_pending(const head_view *h, float *o, int64_t ldo, int64_t r0,
     for (int64_t g = 0; g < n; g += ROWS) {
         int64_t rows = min64(ROWS, n - g), r = r0 + g;
         /* Pending rows 0..r concern all rows of the group, the next ones only the later rows. */
-        dsp->outer(o + g * ldo, ldo, h->scores + r * h->B, h->B, 1, h->V, h->Dv, rows, r + 1,
-                   h->Dv, true);
+        dsp->outer(o + g * ldo, ldo, h->scores + r * h->B, h->B, 1, h->V, h->Dv, rows, r + 1, h->Dv,
+                   true);
         for (int64_t i = 1; i < rows; i++)
             dsp->outer(o + (g + i) * ldo, ldo, h->scores + (r + i) * h->B + r + 1, h->B, 1,
                        h->V + (r + 1) * h->Dv, h->Dv, 1, i, h->Dv, true);
@@ -102,6 +103,14 @@ static void fetch_pending(const head_view *h, int64_t r0) {
         __builtin_prefetch(k + at);
     for (int64_t at = 0; at < r0 * h->Dv * (int64_t)sizeof(float); at += 64)
         __builtin_prefetch(v + at);
+}
+
+/* Ask for the beginning of the next head's S, which follows this one's pending rows: computing on
+ * those would leave memory idle. */
+static void fetch_next_head(const head_view *h) {
+    const char *s = (const char *)(h->S + head_floats(h->Dk, h->Dv, h->B));
+    for (int64_t at = 0; at < NEXT_HEAD_BYTES; at += 64)
+        __builtin_prefetch(s + at);
 }
 
 /* Ask for one head of a row of q, k or v: short runs a row apart, which no prefetcher of the
@@ -183,6 +192,8 @@ static void run_head(const linattn_job *j, const kn_linattn_seg *seg, int64_t he
             fetch_pending(&h, r0);
         append_rows(j, &h, head, at, r0, n, seg->first + seg->len);
         block_state(&h, o, j->ldo, q, j->ldq, r0, n);
+        if (n < ROWS)
+            fetch_next_head(&h);
         block_scores(&h, q, j->ldq, r0, n);
         block_pending(&h, o, j->ldo, r0, n);
         if (r0 + n == h.B)
@@ -199,9 +210,8 @@ static void run_heads(void *ctx, int64_t begin, int64_t end, int worker) {
 }
 
 void kn_cpu_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
-                    const float *k, int64_t ldk, const float *v, int64_t ldv,
-                    const kn_decay *decay, const kn_linattn_dims *d, const kn_linattn_seg *segs,
-                    int64_t n_segs) {
+                    const float *k, int64_t ldk, const float *v, int64_t ldv, const kn_decay *decay,
+                    const kn_linattn_dims *d, const kn_linattn_seg *segs, int64_t n_segs) {
     kn_cpu *c = kn_cpu_of(be);
     linattn_job j = {c, o, ldo, q, ldq, k, ldk, v, ldv, decay, d, segs};
     tnl_pool_run(c->pool, n_segs * d->H, 1, run_heads, &j);
