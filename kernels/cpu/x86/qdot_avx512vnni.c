@@ -23,6 +23,7 @@ enum {
     /* Bytes between a load of weights and what is asked of memory then, measured. */
     AHEAD_Q8 = 4096,
     AHEAD_Q4 = 8192,
+    SPREAD_ROWS = 3 * ROWS,
     RUN_PAIRS = 2, /* pairs of steps in a run of q4 */
 };
 
@@ -331,7 +332,13 @@ static void rest_q8(group_args g, int64_t done, int64_t rows, const unsigned cha
     }
 }
 
+/* With enough passes the weights of the next group arrive during all of them, line by line; with
+ * fewer the first pass must ask for more than it can use at once. */
 static void group_q8(const group_args *g, int64_t rows) {
+    if (rows > SPREAD_ROWS) {
+        rest_q8(*g, 0, rows, g->codes + g->steps * STEP);
+        return;
+    }
     rows_q8_some(g, rows);
     rest_q8(*g, ROWS, rows, g->codes + g->steps * STEP);
 }
