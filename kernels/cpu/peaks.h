@@ -1,10 +1,9 @@
 /* What this machine can do at most, measured: the denominators of `tnl bench`.
  *
  * Reading: each thread streams its own part of a buffer several times larger than the last-level
- * cache, in huge pages where the system gives them; or of memory that the caller names, since not
- * all memory of a virtual machine is equally fast. Arithmetic: multiply-adds (two operations each)
- * on independent accumulators that never leave the registers, so nothing but the arithmetic units
- * limits the loop.
+ * cache, in huge pages where the system gives them; or of memory that the caller names, in
+ * the pages that it came in. Arithmetic: multiply-adds (two operations each) on independent
+ * accumulators that never leave the registers, so nothing but the arithmetic units limits the loop.
  *
  * A machine that others share changes its speed within seconds. So a limit is not one figure: it is
  * measured in slices of some milliseconds, taken between slices of the work that it is held

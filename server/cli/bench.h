@@ -6,8 +6,8 @@
  * measured with the same number of threads. A share is a ratio within one turn; of the turns, the
  * median and the best are reported.
  *
- * Nor is all memory of a virtual machine equally fast. So decode is also held against a plain loop
- * over the very weights that it reads. */
+ * Speed also depends on the pages that memory came in. So decode is held, besides, against a plain
+ * loop over the very weights that it reads. */
 #ifndef TNL_SERVER_CLI_BENCH_H
 #define TNL_SERVER_CLI_BENCH_H
 
