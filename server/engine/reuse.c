@@ -17,8 +17,9 @@ enum {
     WORTH_WAITING = 64, /* one that another request is reading is waited for */
 };
 
+/* Not before the request has entered: until then the slot's state is not its own. */
 static bool remembers(const eng_engine *e, const eng_request *r) {
-    return e->prefix && r->params.cache_prompt && r->tokens;
+    return e->prefix && r->params.cache_prompt && r->tokens && r->serial != 0;
 }
 
 /* ---- waiting for another ---- */

@@ -97,6 +97,27 @@ static void off_by_request_key_and_engine(void **state) {
     bench_close(&b);
 }
 
+/* A request that ends as it enters a slot finds somebody else's state there, and leaves it alone.
+ */
+static void nothing_is_kept_of_nothing(void **state) {
+    (void)state;
+    bench b;
+    eng_params p;
+    int32_t *t = make_tokens(100, 16), *u = make_tokens(100, 17);
+    open_remembering(&b, 1, 256, 1 << 20);
+    greedy_params(&p, 3);
+    assert_int_equal(cached_of(&b, 0, &p, t, 100), 0);
+    int64_t states = metrics(&b).prefix_states;
+    greedy_params(&p, 0);
+    assert_int_equal(cached_of(&b, 0, &p, u, 100), 0);
+    assert_int_equal(metrics(&b).prefix_states, states);
+    greedy_params(&p, 3);
+    assert_int_equal(cached_of(&b, 0, &p, u, 100), 0);
+    free(t);
+    free(u);
+    bench_close(&b);
+}
+
 /* The third text with the same beginning finds it: the second has shown where texts part. */
 static void a_shared_beginning(void **state) {
     (void)state;
@@ -230,7 +251,7 @@ static spec *related_specs(uint64_t *g) {
         sp->p.max_tokens = 1 + (int64_t)(next_random(g) % 60);
         sp->p.cache_prompt = next_random(g) % 8 != 0;
         size_t keep = (size_t)(next_random(g) % 500), more = 1 + (size_t)(next_random(g) % 50);
-        memcpy(sp->tokens + keep, sp->tokens, more * sizeof sp->tokens[0]);
+        memmove(sp->tokens + keep, sp->tokens, more * sizeof sp->tokens[0]);
         for (size_t k = keep; k < keep + more; k++)
             sp->tokens[k] = sp->tokens[k] < 3 ? 3 : sp->tokens[k];
         memcpy(sp->tokens, doc[next_random(g) % DOCUMENTS], keep * sizeof sp->tokens[0]);
@@ -331,10 +352,15 @@ int main(void) {
     alarm(110);
     setenv("TNL_POISON", "1", 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_conversation_goes_on),  cmocka_unit_test(off_by_request_key_and_engine),
-        cmocka_unit_test(a_shared_beginning),      cmocka_unit_test(questions_about_a_document),
-        cmocka_unit_test(a_crowd_with_one_prompt), cmocka_unit_test(a_leader_leaves),
-        cmocka_unit_test(answers_are_the_same),    cmocka_unit_test(every_split),
+        cmocka_unit_test(a_conversation_goes_on),
+        cmocka_unit_test(off_by_request_key_and_engine),
+        cmocka_unit_test(nothing_is_kept_of_nothing),
+        cmocka_unit_test(a_shared_beginning),
+        cmocka_unit_test(questions_about_a_document),
+        cmocka_unit_test(a_crowd_with_one_prompt),
+        cmocka_unit_test(a_leader_leaves),
+        cmocka_unit_test(answers_are_the_same),
+        cmocka_unit_test(every_split),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
