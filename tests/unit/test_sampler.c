@@ -264,8 +264,13 @@ static void equals_plain_sampler(void **state) {
 /* Exact numbers where there is no rounding to argue about. */
 static void kept_sets(void **state) {
     (void)state;
-    /* probabilities 1/2 1/4 1/8 1/16 1/16, in mixed order of ids */
-    const float x[5] = {logf(0.0625f), logf(0.5f), logf(0.125f), logf(0.0625f), logf(0.25f)};
+    /* probabilities 1/2 1/4 1/8 1/16 1/16, in mixed order of ids; alone, and as tokens 0, 1000, ...
+     * of a vocabulary whose others have none */
+    const float few[5] = {logf(0.0625f), logf(0.5f), logf(0.125f), logf(0.0625f), logf(0.25f)};
+    enum { APART = 1000, MANY = 4 * APART + 5 };
+    static float many[MANY];
+    for (int i = 0; i < MANY; i++)
+        many[i] = i % APART == 0 ? few[i / APART] : -70.0f - (float)(i % 7);
     static const struct {
         int top_k;
         float typical, top_p, min_p;
@@ -289,22 +294,28 @@ static void kept_sets(void **state) {
         {0, 0.8f, 1, 0, 0x16},
         {0, 0.2f, 0.1f, 0, 0x10},
         {0, 0.8f, 1, 0.4f, 0x12},
+        {0, 1, 0.9f, 0.4f, 0x12},
+        {0, 1, 0.7f, 0.2f, 0x12},
     };
-    for (size_t c = 0; c < sizeof rows / sizeof rows[0]; c++) {
-        fixture *f = fixture_new(5);
-        f->p.top_k = rows[c].top_k;
-        f->p.typical_p = rows[c].typical;
-        f->p.top_p = rows[c].top_p;
-        f->p.min_p = rows[c].min_p;
+    for (size_t c = 0; c < 2 * sizeof rows / sizeof rows[0]; c++) {
+        bool alone = c % 2 == 0;
+        fixture *f = fixture_new(alone ? 5 : MANY);
+        f->p.top_k = rows[c / 2].top_k;
+        f->p.typical_p = rows[c / 2].typical;
+        f->p.top_p = rows[c / 2].top_p;
+        f->p.min_p = rows[c / 2].min_p;
         unsigned seen = 0;
         for (int64_t pos = 0; pos < 400; pos++) {
             eng_pick pick;
-            assert_int_equal(eng_sample(f->s, &pick, x, &f->p, &f->h, 99, pos), TNL_OK);
-            seen |= 1u << pick.id;
+            assert_int_equal(eng_sample(f->s, &pick, alone ? few : many, &f->p, &f->h, 99, pos),
+                             TNL_OK);
+            if (!alone)
+                assert_int_equal(pick.id % APART, 0);
+            seen |= 1u << (alone ? pick.id : pick.id / APART);
         }
-        if (seen != rows[c].kept)
-            print_message("row %zu\n", c);
-        assert_int_equal(seen, rows[c].kept);
+        if (seen != rows[c / 2].kept)
+            print_message("row %zu%s\n", c / 2, alone ? "" : " among many");
+        assert_int_equal(seen, rows[c / 2].kept);
         fixture_free(f);
     }
 }
