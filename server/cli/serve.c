@@ -129,8 +129,9 @@ static const cli_spec spec = {
     .examples = "  tnl serve configs/tales\n"
                 "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
                 "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
-    .notes = "Routes: POST /generate /tokenize /detokenize; GET /health /ready /v1/models "
-             "/metrics.\nSIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one "
+    .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
+             "/tokenize /detokenize; GET /health /ready /v1/models /info /metrics /openapi.json.\n"
+             "SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one "
              "exits at once (1).\n",
 };
 
