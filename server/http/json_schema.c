@@ -66,8 +66,8 @@ static int read_schema(schema *s, const cJSON *v);
 /* `word`: a keyword, or NULL. */
 static int refuse(schema *s, const char *word, const char *why) {
     srv_refuse(s->p, SRV_ERR_SCHEMA, s->field);
-    snprintf(s->p->text, sizeof s->p->text, "schema: %.40s%s%.100s", word ? word : "", word ? ": " : "",
-             why);
+    snprintf(s->p->text, sizeof s->p->text, "schema: %.40s%s%.100s", word ? word : "",
+             word ? ": " : "", why);
     return -1;
 }
 
