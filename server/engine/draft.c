@@ -17,22 +17,42 @@ static const struct {
 enum {
     MAX_REACH = 16,
     MIN_WINDOW = 64,
-    FIRST_WEIGHT = 4, /* a new observation counts 1/FIRST_WEIGHT, later 1/LAST_WEIGHT */
+    KEPT_WINDOW = 1 << 14, /* memory for a larger one is given back at the end of a text */
+    FIRST_WEIGHT = 4,      /* a new observation counts 1/FIRST_WEIGHT, later 1/LAST_WEIGHT */
     LAST_WEIGHT = 16,
 };
 
 /* ---- memory ---- */
 
+/* A text was in it. The barrier keeps the compiler from dropping the scrub. */
+static void scrub_and_free(void *p, size_t bytes) {
+    if (!p)
+        return;
+    memset(p, 0, bytes);
+    __asm__ volatile("" : : "r"(p) : "memory");
+    free(p);
+}
+
+static void free_memory(eng_draft *d) {
+    scrub_and_free(d->token, d->cap * sizeof *d->token);
+    d->token = NULL;
+    for (int g = 0; g < ENG_DRAFT_GRAMS; g++) {
+        scrub_and_free(d->place[g], d->cap * sizeof *d->place[g]);
+        d->place[g] = NULL;
+    }
+    d->cap = 0;
+}
+
 static bool reserve(eng_draft *d, size_t cap) {
     if (cap <= d->cap)
         return true;
-    eng_draft_close(d);
+    free_memory(d);
+    d->cap = cap;
     bool ok = (d->token = calloc(cap, sizeof *d->token)) != NULL;
     for (int g = 0; g < ENG_DRAFT_GRAMS; g++)
         ok &= (d->place[g] = calloc(cap, sizeof *d->place[g])) != NULL;
     if (!ok)
-        eng_draft_close(d);
-    d->cap = ok ? cap : 0;
+        free_memory(d);
     return ok;
 }
 
@@ -50,7 +70,9 @@ bool eng_draft_begin(eng_draft *d, int64_t tokens) {
 }
 
 void eng_draft_end(eng_draft *d) {
-    if (d->window > 0) {
+    if (d->cap > KEPT_WINDOW) {
+        free_memory(d);
+    } else if (d->window > 0) {
         memset(d->token, 0, d->window * sizeof *d->token);
         for (int g = 0; g < ENG_DRAFT_GRAMS; g++)
             memset(d->place[g], 0, d->window * sizeof *d->place[g]);
@@ -62,9 +84,7 @@ void eng_draft_end(eng_draft *d) {
 }
 
 void eng_draft_close(eng_draft *d) {
-    free(d->token);
-    for (int g = 0; g < ENG_DRAFT_GRAMS; g++)
-        free(d->place[g]);
+    free_memory(d);
     memset(d, 0, sizeof *d);
 }
 
@@ -83,16 +103,38 @@ static uint32_t *entry(const eng_draft *d, int g) {
     return &d->place[g][(size_t)h & (d->window - 1)];
 }
 
-/* The grams that end at the last token are filed only now, when the next token comes, so that a
- * lookup in between finds an earlier place and not the end itself. */
-void eng_draft_add(eng_draft *d, int32_t id) {
-    if (d->window == 0)
-        return;
+static void append(eng_draft *d, int32_t id) {
     for (int g = 0; g < ENG_DRAFT_GRAMS; g++)
         if (d->n >= gram_len[g])
             *entry(d, g) = (uint32_t)d->n;
     d->token[(size_t)d->n & (d->window - 1)] = id;
     d->n++;
+}
+
+/* The window is full for the first time: twice as large, if it may be and there is memory. Else the
+ * oldest tokens are forgotten. */
+static void grow(eng_draft *d) {
+    eng_draft bigger = {0};
+    if (d->window == ENG_DRAFT_WINDOW || !reserve(&bigger, 2 * d->window))
+        return;
+    bigger.window = 2 * d->window;
+    for (int64_t i = 0; i < d->n; i++)
+        append(&bigger, d->token[i]);
+    free_memory(d);
+    d->token = bigger.token;
+    memcpy(d->place, bigger.place, sizeof d->place);
+    d->cap = bigger.cap;
+    d->window = bigger.window;
+}
+
+/* The grams that end at the last token are filed only now, when the next token comes, so that a
+ * lookup in between finds an earlier place and not the end itself. */
+void eng_draft_add(eng_draft *d, int32_t id) {
+    if (d->window == 0)
+        return;
+    if (d->n == (int64_t)d->window)
+        grow(d);
+    append(d, id);
     d->n_guess = 0;
 }
 

@@ -37,9 +37,10 @@ typedef struct eng_draft {
     int32_t guess[ENG_SPECULATE_MAX];
 } eng_draft;
 
-/* Begin a sequence that may grow to `tokens`. False: no memory, there will be no guesses. */
+/* Begin a sequence of `tokens` or so; more make the memory grow. False: there is none, there will
+ * be no guesses. */
 bool eng_draft_begin(eng_draft *d, int64_t tokens);
-void eng_draft_end(eng_draft *d); /* forget the sequence, keep the memory */
+void eng_draft_end(eng_draft *d); /* forget the sequence, keep memory that is not large */
 void eng_draft_close(eng_draft *d);
 
 /* The sequence goes on with this token. */

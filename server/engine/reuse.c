@@ -88,7 +88,7 @@ static void load(eng_engine *e, eng_slot *slot) {
     r->store_at = hit.shared - hit.cached >= WORTH_A_SLICE ? hit.shared : 0;
     eng_history_clear(&slot->history);
     if (slot->draft.n > 0)
-        eng_draft_begin(&slot->draft, r->n_prompt + r->params.max_tokens);
+        eng_draft_begin(&slot->draft, r->n_prompt);
     for (int64_t i = 0; i < hit.cached; i++) {
         eng_history_add(&slot->history, r->tokens[i], false);
         eng_draft_add(&slot->draft, r->tokens[i]);

@@ -66,7 +66,7 @@ void eng_step_enter(eng_engine *e, eng_slot *slot) {
         mdl_state_reset(e->open.model, slot->state);
         eng_history_clear(&slot->history);
         if (most_guesses(e, r) > 0)
-            eng_draft_begin(&slot->draft, r->n_prompt + r->params.max_tokens);
+            eng_draft_begin(&slot->draft, r->n_prompt);
         eng_reuse_begin(e, slot);
     }
 }

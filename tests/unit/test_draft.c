@@ -110,6 +110,25 @@ static void memory_is_bounded(void **state) {
     eng_draft_close(&d);
     assert_true(eng_draft_begin(&d, 1));
     assert_true(d.window <= 64);
+    for (int i = 0; i < 3 * ENG_DRAFT_WINDOW; i++)
+        eng_draft_add(&d, i % 100000);
+    assert_int_equal(d.window, ENG_DRAFT_WINDOW);
+    assert_int_equal(d.cap, ENG_DRAFT_WINDOW);
+    eng_draft_end(&d);
+    assert_true(d.cap <= ENG_DRAFT_WINDOW / 8);
+    eng_draft_close(&d);
+}
+
+/* A text that outgrows its memory is still known from its beginning. */
+static void memory_grows_with_the_text(void **state) {
+    (void)state;
+    eng_draft d = {0};
+    assert_true(eng_draft_begin(&d, 1));
+    for (int i = 0; i < 1000; i++)
+        eng_draft_add(&d, 10 + i);
+    assert_int_equal(d.window, 1024);
+    ADD(&d, 10, 11, 12, 13);
+    GUESS(&d, 3, 14, 15, 16);
     eng_draft_close(&d);
 }
 
@@ -202,6 +221,7 @@ int main(void) {
         cmocka_unit_test(a_loop_goes_on),
         cmocka_unit_test(an_end_leaves_nothing),
         cmocka_unit_test(memory_is_bounded),
+        cmocka_unit_test(memory_grows_with_the_text),
         cmocka_unit_test(chances_follow_what_happens),
         cmocka_unit_test(guesses_are_what_followed),
     };
