@@ -12,6 +12,7 @@
 #include "server/engine/pace.h"
 #include "server/engine/prefix.h"
 #include "server/engine/request.h"
+#include "server/engine/rows.h"
 #include "server/engine/sampler.h"
 #include "server/engine/sched.h"
 #include "server/engine/vocab.h"
@@ -23,6 +24,7 @@ typedef struct eng_slot {
     mdl_state *state;
     eng_request *req; /* NULL: free. Written by the engine thread under the lock */
     eng_history history;
+    eng_row_job *ready; /* its next token, sampled beside the others; NULL: not yet */
     eng_draft draft;
     int32_t feed[1 + ENG_SPECULATE_MAX]; /* the newest token and the guesses to check */
 } eng_slot;
@@ -52,7 +54,8 @@ struct eng_engine {
     bool started;
     eng_slot *slots; /* [open.parallel] */
     mdl_ctx *ctx;
-    eng_sampler *sampler;
+    eng_rows *rows;
+    eng_sampler *sampler; /* of rows, for those that come one by one */
     eng_sched_budget budget;
     eng_pace pace;
     eng_prefix *prefix; /* NULL: none */
@@ -64,6 +67,7 @@ struct eng_engine {
     int64_t *give;
     mdl_seg *segs;
     int *seg_slot;
+    eng_row_job *jobs;
 };
 
 void eng_engine_unref(eng_engine *e);

@@ -190,7 +190,8 @@ static tnl_status open_slots(eng_engine *e, tnl_error *err) {
     e->give = calloc(n, sizeof *e->give);
     e->segs = calloc(n, sizeof *e->segs);
     e->seg_slot = calloc(n, sizeof *e->seg_slot);
-    if (!e->slots || !e->plan || !e->give || !e->segs || !e->seg_slot)
+    e->jobs = calloc(n, sizeof *e->jobs);
+    if (!e->slots || !e->plan || !e->give || !e->segs || !e->seg_slot || !e->jobs)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory for %d slots", e->open.parallel);
     for (size_t i = 0; i < n; i++) {
         e->slots[i].state = mdl_state_new(e->open.model);
@@ -242,9 +243,10 @@ tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err) 
     st = mdl_ctx_open(&e->ctx, p->model, e->budget.tokens, e->budget.rows, err);
     if (st != TNL_OK)
         goto fail;
-    st = eng_sampler_open(&e->sampler, e->vocab, err);
+    st = eng_rows_open(&e->rows, mdl_model_backend(p->model), e->vocab, err);
     if (st != TNL_OK)
         goto fail;
+    e->sampler = eng_rows_sampler(e->rows);
     if (p->prefix_cache > 0)
         st = eng_prefix_open(&e->prefix, p->model, p->prefix_cache, err);
     if (st != TNL_OK)
@@ -272,6 +274,7 @@ static void free_slots(eng_engine *e) {
     free(e->give);
     free(e->segs);
     free(e->seg_slot);
+    free(e->jobs);
 }
 
 void eng_close(eng_engine *e) {
@@ -285,7 +288,7 @@ void eng_close(eng_engine *e) {
         pthread_join(e->thread, NULL);
     mdl_ctx_close(e->ctx);
     eng_prefix_close(e->prefix);
-    eng_sampler_close(e->sampler);
+    eng_rows_close(e->rows);
     free_slots(e);
     eng_engine_unref(e);
 }

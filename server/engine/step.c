@@ -178,6 +178,12 @@ static void count_token(eng_engine *e, eng_request *r, bool guessed) {
 /* Sample what the grammar allows, if there is one, and go on in it. */
 static tnl_status sample(eng_engine *e, eng_slot *slot, const float *row, eng_pick *pick) {
     eng_request *r = slot->req;
+    const eng_row_job *ready = slot->ready;
+    slot->ready = NULL;
+    if (ready) {
+        *pick = ready->pick;
+        return ready->status;
+    }
     if (r->match)
         slot->history.allowed =
             eng_vocab_mask(e->texts, r->match, r->params.ignore_eos ? -1 : e->eos_id);
@@ -313,6 +319,25 @@ static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens, int64_t *dr
     return n;
 }
 
+/* The next token of each decoding sequence, on all threads. What a grammar allows is worked out in
+ * one place, so such sequences wait for their turn. */
+static void sample_side_by_side(eng_engine *e, int64_t n_segs) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < n_segs; i++) {
+        eng_slot *slot = &e->slots[e->seg_slot[i]];
+        const eng_request *r = slot->req;
+        if (r->fed < r->n_feed || r->match || e->segs[i].n_finite == 0)
+            continue;
+        slot->ready = &e->jobs[n++];
+        *slot->ready = (eng_row_job){.row = e->segs[i].logits,
+                                     .p = &r->params,
+                                     .h = &slot->history,
+                                     .seed = r->seed,
+                                     .position = r->n_prompt + r->generated};
+    }
+    eng_rows_sample(e->rows, e->jobs, n);
+}
+
 bool eng_step(eng_engine *e) {
     int paused;
     int64_t prompt_tokens, drafted;
@@ -329,6 +354,8 @@ bool eng_step(eng_engine *e) {
     else if (prompt_tokens == 0)
         eng_pace_observe(&e->pace, n_tokens, eng_now() - start);
     eng_metrics_step(e, prompt_tokens, drafted);
+    if (st == TNL_OK)
+        sample_side_by_side(e, n_segs);
     for (int64_t i = 0; i < n_segs; i++) {
         eng_slot *slot = &e->slots[e->seg_slot[i]];
         if (st == TNL_OK)
