@@ -123,7 +123,7 @@ typedef struct slice {
 } slice;
 
 /* Where results go so that no loop is dead code. */
-static volatile uint64_t peaks_sink;
+static _Atomic uint64_t peaks_sink;
 
 /* Begin together, or after a moment: a thread may have no processor now. */
 static void meet(slice *s) {
@@ -135,13 +135,13 @@ static void meet(slice *s) {
 static double run_piece(const slice *s, int64_t i) {
     part *p = &s->l->parts[i];
     if (s->loop.arith) {
-        peaks_sink = (uint64_t)(s->loop.arith->run(ARITH_ITERS) > 0);
+        atomic_store(&peaks_sink, (uint64_t)(s->loop.arith->run(ARITH_ITERS) > 0));
         return s->loop.arith->ops * ARITH_ITERS;
     }
     int64_t first = s->l->n_pieces * i / s->threads, end = s->l->n_pieces * (i + 1) / s->threads;
     if (p->at >= end - first)
         p->at = 0;
-    peaks_sink = s->loop.read->run(s->l->pieces[first + p->at++], KN_READ_PIECE);
+    atomic_store(&peaks_sink, s->loop.read->run(s->l->pieces[first + p->at++], KN_READ_PIECE));
     return KN_READ_PIECE;
 }
 
