@@ -176,11 +176,7 @@ FN float quant_group(int8_t *q, int32_t *sum, const float *x, int64_t n, int64_t
 }
 
 static void quant_row(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n) {
-    for (int64_t i = 0, k = 0; i < n; i += KN_Q_GROUP, k++) {
-        int64_t left = n - i < KN_Q_GROUP ? n - i : KN_Q_GROUP;
-        scale[k] = left == KN_Q_GROUP ? quant_group(q + i, sum + k, x + i, KN_Q_GROUP, KN_Q_GROUP)
-                                      : quant_group(q + i, sum + k, x + i, left, kn_q_padded(left));
-    }
+    quant_groups(q, scale, sum, x, n, quant_group);
 }
 
 void kn_dsp_qdot_avx2(kn_dsp *d) {

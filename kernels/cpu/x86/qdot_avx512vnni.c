@@ -8,37 +8,18 @@
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VNNI__)
 #error "compile with AVX-512 F, BW and VNNI"
 #endif
-#include <immintrin.h>
 #include <math.h>
-#include <string.h>
 
-#include "kernels/cpu/x86/dsp_x86.h"
-
-#define FN static inline __attribute__((always_inline))
+#include "kernels/cpu/x86/qdot_groups.h"
 
 enum {
-    ROWS = 6,   /* of a register tile */
-    VECS = 4,   /* registers that hold the 64 outputs */
-    STEP = 256, /* bytes of codes of one step of four inputs */
+    VECS = 4, /* registers that hold the 64 outputs */
     /* Bytes between a load of weights and what is asked of memory then, measured. */
     AHEAD_Q8 = 4096,
     AHEAD_Q4 = 8192,
     SPREAD_ROWS = 3 * ROWS,
     RUN_PAIRS = 2, /* pairs of steps in a run of q4 */
 };
-
-/* One group of a tile, for rows of one block. */
-typedef struct group_args {
-    const unsigned char *scales, *subs, *codes;
-    const unsigned char *ahead; /* as far beyond codes as memory should be asked now */
-    int64_t steps;              /* of four inputs */
-    const int8_t *q;            /* [rows][ldq] this group's inputs */
-    int64_t ldq;
-    const float *s;     /* [rows][groups] */
-    const int32_t *sum; /* likewise */
-    int64_t groups;
-    float *y; /* [rows][64] */
-} group_args;
 
 /* acc += w . x in bytes. The instruction itself, because gcc 12 copies every accumulator around its
  * intrinsic: a third of the speed. */
@@ -292,44 +273,14 @@ static void expand_group(unsigned char *out, const group_args *g) {
 
 /* ---- rows of a block, groups of a tile ---- */
 
-#define ROW_SWITCH(fn)                                                                             \
-    static __attribute__((noinline)) void fn##_some(const group_args *g, int64_t rows) {           \
-        switch (rows) {                                                                            \
-        case 1:                                                                                    \
-            fn(g, 1);                                                                              \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            fn(g, 2);                                                                              \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            fn(g, 3);                                                                              \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            fn(g, 4);                                                                              \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            fn(g, 5);                                                                              \
-            break;                                                                                 \
-        default:                                                                                   \
-            fn(g, 6);                                                                              \
-            break;                                                                                 \
-        }                                                                                          \
-    }
 ROW_SWITCH(rows_q8)
 ROW_SWITCH(rows_q8_again)
 ROW_SWITCH(rows_q4)
 
-/* The rows from `done` on, their weights in the first-level cache; `end` is where the group ends in
- * memory. */
+/* The rows from `done` on; the next group is fetched from `end` meanwhile. */
 static void rest_q8(group_args g, int64_t done, int64_t rows, const unsigned char *end) {
-    for (g.ahead = end; done < rows; done += ROWS, g.ahead += g.steps * 64) {
-        group_args h = g;
-        h.q += done * g.ldq;
-        h.s += done * g.groups;
-        h.sum += done * g.groups;
-        h.y += done * KN_Q_OUTS;
-        rows_q8_again_some(&h, rows - done);
-    }
+    g.ahead = end;
+    rest_of_rows(g, done, rows, ROWS, rows_q8_again_some);
 }
 
 /* With enough passes the weights of the next group arrive during all of them, line by line; with
@@ -355,40 +306,14 @@ static void group_q4(const group_args *g, int64_t rows) {
     rest_q8(h, 0, rows, g->codes + g->steps * STEP / 2);
 }
 
-FN void qdot(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
-             int64_t cols, const kn_dtype t, void (*group)(const group_args *g, int64_t rows)) {
-    const unsigned char *at = tile;
-    const int64_t ahead = t == KN_Q4 ? AHEAD_Q4 : AHEAD_Q8;
-    memset(y, 0, (size_t)(rows * KN_Q_OUTS) * sizeof *y);
-    for (int64_t i = 0, k = 0; i < cols; i += KN_Q_GROUP, k++) {
-        int64_t n = kn_q_padded(cols - i < KN_Q_GROUP ? cols - i : KN_Q_GROUP);
-        const unsigned char *codes = at + KN_Q_SCALES + (t == KN_Q4 ? 2 * n : 0);
-        for (int64_t h = 0; h < codes - at; h += 64)
-            _mm_prefetch((const char *)at + ahead + h, _MM_HINT_T0);
-        group_args g = {.scales = at,
-                        .subs = at + KN_Q_SCALES,
-                        .codes = codes,
-                        .ahead = codes + ahead,
-                        .steps = n / 4,
-                        .q = x->q + row0 * x->ldq + i,
-                        .ldq = x->ldq,
-                        .s = x->scale + row0 * x->groups + k,
-                        .sum = x->sum + row0 * x->groups + k,
-                        .groups = x->groups,
-                        .y = y};
-        group(&g, rows);
-        at += kn_q_group_bytes(t, n);
-    }
-}
-
 static void qdot_q8(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
                     int64_t cols) {
-    qdot(y, x, row0, rows, tile, cols, KN_Q8, group_q8);
+    qdot(y, x, row0, rows, tile, cols, KN_Q8, AHEAD_Q8, group_q8);
 }
 
 static void qdot_q4(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
                     int64_t cols) {
-    qdot(y, x, row0, rows, tile, cols, KN_Q4, group_q4);
+    qdot(y, x, row0, rows, tile, cols, KN_Q4, AHEAD_Q4, group_q4);
 }
 
 /* ---- activations ---- */
@@ -426,11 +351,7 @@ FN float quant_group(int8_t *q, int32_t *sum, const float *x, int64_t n, int64_t
 }
 
 static void quant_row(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n) {
-    for (int64_t i = 0, k = 0; i < n; i += KN_Q_GROUP, k++) {
-        int64_t left = n - i < KN_Q_GROUP ? n - i : KN_Q_GROUP;
-        scale[k] = left == KN_Q_GROUP ? quant_group(q + i, sum + k, x + i, KN_Q_GROUP, KN_Q_GROUP)
-                                      : quant_group(q + i, sum + k, x + i, left, kn_q_padded(left));
-    }
+    quant_groups(q, scale, sum, x, n, quant_group);
 }
 
 void kn_dsp_fill_avx512vnni(kn_dsp *d) {

@@ -6,37 +6,16 @@
 #define TNL_KERNELS_CPU_QDOT_YMM_H
 #if defined(__AVX2__) && defined(__FMA__)
 
-#include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
-
-#include "kernels/cpu/x86/dsp_x86.h"
-
-#define FN static inline __attribute__((always_inline))
+#include "kernels/cpu/x86/qdot_groups.h"
 
 enum {
-    ROWS = 6,      /* most rows of a register tile */
     Q4_ROWS = 3,   /* of one of q4, which has sums of runs besides */
     Q4_FEW = 4,    /* rows up to which q4 is multiplied as it is stored */
     VECS = 8,      /* registers that hold one input's 64 outputs */
-    STEP = 256,    /* bytes of codes of one step of four inputs */
     AHEAD = 12288, /* bytes between a load of weights and what is asked of memory then: more than a
                       group, because most tiles take a group in several passes */
     RUNS = KN_Q_GROUP / KN_Q4_RUN,
 };
-
-/* One group of a tile, for rows of one block. */
-typedef struct group_args {
-    const unsigned char *scales, *subs, *codes;
-    const unsigned char *ahead; /* memory to ask for meanwhile */
-    int64_t steps;              /* of four inputs */
-    const int8_t *q;            /* [rows][ldq] this group's inputs */
-    int64_t ldq;
-    const float *s;     /* [rows][groups] */
-    const int32_t *sum; /* likewise */
-    int64_t groups;
-    float *y; /* [rows][64] */
-} group_args;
 
 FN __m256i load_y(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);

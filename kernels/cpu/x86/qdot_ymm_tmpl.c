@@ -111,29 +111,6 @@ FN void rows_q8_again(const group_args *g, const int R) {
 
 /* ---- rows of a block, groups of a tile ---- */
 
-#define ROW_SWITCH(fn)                                                                             \
-    static __attribute__((noinline)) void fn##_some(const group_args *g, int64_t rows) {           \
-        switch (rows) {                                                                            \
-        case 1:                                                                                    \
-            fn(g, 1);                                                                              \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            fn(g, 2);                                                                              \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            fn(g, 3);                                                                              \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            fn(g, 4);                                                                              \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            fn(g, 5);                                                                              \
-            break;                                                                                 \
-        default:                                                                                   \
-            fn(g, 6);                                                                              \
-            break;                                                                                 \
-        }                                                                                          \
-    }
 #define ROW_SWITCH_3(fn)                                                                           \
     static __attribute__((noinline)) void fn##_some(const group_args *g, int64_t rows) {           \
         if (rows == 1)                                                                             \
@@ -146,20 +123,6 @@ FN void rows_q8_again(const group_args *g, const int R) {
 ROW_SWITCH(rows_q8_first)
 ROW_SWITCH(rows_q8_again)
 ROW_SWITCH_3(rows_q4)
-
-/* The rows from `done` on, `most` at a time. Their weights are in the first-level cache; what is at
- * g.ahead is fetched meanwhile. */
-FN void rest_of_rows(group_args g, int64_t done, int64_t rows, const int64_t most,
-                     void (*some)(const group_args *g, int64_t rows)) {
-    for (; done < rows; done += most, g.ahead += g.steps * 64) {
-        group_args h = g;
-        h.q += done * g.ldq;
-        h.s += done * g.groups;
-        h.sum += done * g.groups;
-        h.y += done * KN_Q_OUTS;
-        some(&h, rows - done < most ? rows - done : most);
-    }
-}
 
 static void group_q8(const group_args *g, int64_t rows) {
     group_args h = *g;
@@ -177,37 +140,12 @@ static void group_q4(const group_args *g, int64_t rows) {
         group_q4_many(g, rows);
 }
 
-FN void qdot(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
-             int64_t cols, const kn_dtype t, void (*group)(const group_args *g, int64_t rows)) {
-    const unsigned char *at = tile;
-    memset(y, 0, (size_t)(rows * KN_Q_OUTS) * sizeof *y);
-    for (int64_t i = 0, k = 0; i < cols; i += KN_Q_GROUP, k++) {
-        int64_t n = kn_q_padded(cols - i < KN_Q_GROUP ? cols - i : KN_Q_GROUP);
-        const unsigned char *codes = at + KN_Q_SCALES + (t == KN_Q4 ? 2 * n : 0);
-        for (int64_t h = 0; h < codes - at; h += 64) /* of a group further on */
-            _mm_prefetch((const char *)at + AHEAD + h, _MM_HINT_T0);
-        group_args g = {.scales = at,
-                        .subs = at + KN_Q_SCALES,
-                        .codes = codes,
-                        .ahead = codes + AHEAD,
-                        .steps = n / 4,
-                        .q = x->q + row0 * x->ldq + i,
-                        .ldq = x->ldq,
-                        .s = x->scale + row0 * x->groups + k,
-                        .sum = x->sum + row0 * x->groups + k,
-                        .groups = x->groups,
-                        .y = y};
-        group(&g, rows);
-        at += kn_q_group_bytes(t, n);
-    }
-}
-
 static void qdot_q8(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
                     int64_t cols) {
-    qdot(y, x, row0, rows, tile, cols, KN_Q8, group_q8);
+    qdot(y, x, row0, rows, tile, cols, KN_Q8, AHEAD, group_q8);
 }
 
 static void qdot_q4(float *y, const kn_qrows *x, int64_t row0, int64_t rows, const void *tile,
                     int64_t cols) {
-    qdot(y, x, row0, rows, tile, cols, KN_Q4, group_q4);
+    qdot(y, x, row0, rows, tile, cols, KN_Q4, AHEAD, group_q4);
 }
