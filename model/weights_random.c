@@ -7,6 +7,7 @@
 
 #include "kernels/base/checked.h"
 #include "kernels/base/half.h"
+#include "kernels/base/splitmix.h"
 #include "kernels/quant_pack.h"
 #include "model/arch.h"
 #include "model/weights_find.h"
@@ -29,13 +30,6 @@ typedef struct fill {
     uint64_t seed;
 } fill;
 
-static uint64_t splitmix(uint64_t x) {
-    x += UINT64_C(0x9E3779B97F4A7C15);
-    x = (x ^ x >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    x = (x ^ x >> 27) * UINT64_C(0x94D049BB133111EB);
-    return x ^ x >> 31;
-}
-
 /* A counter hashed to 32 bits: no state from one element to the next, so it vectorises. Finaliser
  * of MurmurHash3 (public domain constants). */
 static uint32_t noise(uint32_t i, uint32_t row) {
@@ -53,7 +47,7 @@ static void fill_rows(void *ctx, int64_t begin, int64_t end, int worker) {
     const fill *f = ctx;
     (void)worker;
     for (int64_t r = begin; r < end; r++) {
-        uint32_t row = (uint32_t)splitmix(f->seed + (uint64_t)r);
+        uint32_t row = (uint32_t)tnl_splitmix(f->seed + (uint64_t)r);
         if (f->dtype == KN_F32) {
             float *x = (float *)f->data + r * f->cols;
             for (int64_t i = 0; i < f->cols; i++)
@@ -105,7 +99,7 @@ static void fill_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
         int64_t outs = f->rows - t * KN_Q_OUTS;
         for (int64_t at = 0; at < f->cols; at += KN_Q_GROUP) {
             int64_t left = f->cols - at, g = kn_q_padded(left < KN_Q_GROUP ? left : KN_Q_GROUP);
-            fill_group(group, f, g, (uint32_t)splitmix(f->seed + (uint64_t)(t << 24 | at)));
+            fill_group(group, f, g, (uint32_t)tnl_splitmix(f->seed + (uint64_t)(t << 24 | at)));
             group += kn_q_group_bytes(f->dtype, g);
         }
         if (outs < KN_Q_OUTS || f->cols % KN_Q_UNIT)
@@ -135,7 +129,8 @@ static tnl_status make_matrix(maker *m, const mdl_role_row *row, int layer, int6
               .cols = cols,
               .scale = (float)(type < KN_PLAIN_COUNT ? sqrt(3.0 * power) * 0x1p-31
                                                      : sqrt(power / code_power(type))),
-              .seed = splitmix(m->seed ^ splitmix(((uint64_t)(uint32_t)layer << 32) + row->role))};
+              .seed = tnl_splitmix(m->seed ^
+                                   tnl_splitmix(((uint64_t)(uint32_t)layer << 32) + row->role))};
     if (type < KN_PLAIN_COUNT)
         tnl_pool_run(m->pool, rows, (1 << 16) / cols + 1, fill_rows, &f);
     else

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/splitmix.h"
 #include "server/cli/bench_engine.h"
 #include "server/engine/engine.h"
 
@@ -27,18 +28,10 @@ typedef struct task {
     asked asked[QUESTIONS + 1];
 } task;
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *x) {
-    uint64_t z = *x += UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
-}
-
 static void fill(const task *t, int32_t *ids, int64_t n, uint64_t seed) {
     uint64_t vocab = (uint64_t)mdl_model_spec(t->o->model)->vocab;
     for (int64_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(next_random(&seed) % vocab);
+        ids[i] = (int32_t)(tnl_splitmix_next(&seed) % vocab);
 }
 
 /* Question i; the last one is the first again. */

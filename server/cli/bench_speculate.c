@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/splitmix.h"
 #include "server/cli/bench_engine.h"
 #include "server/engine/engine.h"
 
@@ -35,18 +36,10 @@ typedef struct task {
     turn turns[MAX_TURNS];
 } task;
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *x) {
-    uint64_t z = *x += UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
-}
-
 /* ---- texts ---- */
 
 static int32_t random_token(const task *t, uint64_t *g) {
-    return (int32_t)(next_random(g) % (uint64_t)mdl_model_spec(t->o->model)->vocab);
+    return (int32_t)(tnl_splitmix_next(g) % (uint64_t)mdl_model_spec(t->o->model)->vocab);
 }
 
 static void make_text(task *t, kind k, int64_t tokens) {

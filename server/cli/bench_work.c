@@ -1,6 +1,7 @@
 /* What a row of `tnl bench` does: steps of a prompt, or of a batch of sequences. */
 #include <stdlib.h>
 
+#include "kernels/base/splitmix.h"
 #include "model/forward.h"
 #include "server/cli/bench.h"
 #include "server/cli/progress.h"
@@ -160,19 +161,11 @@ void bench_work_close(bench_work *w) {
 
 /* ---- a step ---- */
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *x) {
-    uint64_t z = *x += UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
-}
-
 /* n tokens for each state, logits after the last when `want`. */
 static tnl_status forward(bench_work *w, int64_t n, bool want, double *seconds, tnl_error *err) {
     uint64_t vocab = (uint64_t)mdl_model_spec(w->model)->vocab;
     for (int64_t i = 0; i < n * w->n_states; i++)
-        w->ids[i] = (int32_t)(next_random(&w->seed) % vocab);
+        w->ids[i] = (int32_t)(tnl_splitmix_next(&w->seed) % vocab);
     for (int64_t i = 0; i < w->n_states; i++)
         w->segs[i] = (mdl_seg){.state = w->states[i],
                                .tokens = w->ids + i * n,
