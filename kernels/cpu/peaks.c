@@ -11,11 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifdef KN_PEAKS_AVXVNNI
-#include <cpuid.h>
-#endif
-
 #include "kernels/base/threads.h"
+#include "kernels/cpu/cpuid.h"
 
 enum {
     MAX_SETS = 5,
@@ -51,37 +48,28 @@ static double now(void) {
 
 /* ---- which loops ---- */
 
-#ifdef KN_PEAKS_AVXVNNI
-/* CPUID leaf 7, sub-leaf 1, EAX bit 4; the register state is AVX's, asked for by the caller. */
-static bool has_avxvnni(void) {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-#endif
-
-/* Sets that were built and that this processor can run; the builtin also asks whether the system
- * saves the registers. */
+/* Sets that were built and that this processor can run. */
 static int usable_sets(const kn_peak_set **sets) {
+    const unsigned has = kn_cpuid_flags();
     int n = 0;
     sets[n++] = &kn_peaks_ref;
 #ifdef KN_PEAKS_AVX2
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2)
+    if (has & KN_CPUID_AVX2)
         sets[n++] = &kn_peaks_avx2;
 #endif
 #ifdef KN_PEAKS_AVXVNNI
-    if (avx2 && has_avxvnni())
+    if (has & KN_CPUID_AVXVNNI)
         sets[n++] = &kn_peaks_avxvnni;
 #endif
 #ifdef KN_PEAKS_AVX512
-    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-    if (avx512)
+    if (has & KN_CPUID_AVX512)
         sets[n++] = &kn_peaks_avx512;
 #endif
 #ifdef KN_PEAKS_VNNI512
-    if (avx512 && __builtin_cpu_supports("avx512vnni"))
+    if (has & KN_CPUID_AVX512VNNI)
         sets[n++] = &kn_peaks_vnni512;
 #endif
+    (void)has;
     return n;
 }
 
