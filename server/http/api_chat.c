@@ -137,10 +137,7 @@ static void answer(srv_req *req, srv_buf *b, const eng_event *last) {
             srv_buf_puts(b, ",");
         put_message(b, req, &req->choices[i]);
     }
-    srv_buf_puts(b, "],\"usage\":");
-    srv_openai_usage(b, req);
-    srv_buf_puts(b, "}\n");
-    b->failed |= req->head.failed;
+    srv_openai_answer_end(b, req);
 }
 
 const srv_dialect srv_dialect_chat = {.sse = true,

@@ -177,10 +177,7 @@ static void answer(srv_req *req, srv_buf *b, const eng_event *last) {
                        srv_openai_finish(c->finish));
         }
     }
-    srv_buf_puts(b, "],\"usage\":");
-    srv_openai_usage(b, req);
-    srv_buf_puts(b, "}\n");
-    b->failed |= req->head.failed;
+    srv_openai_answer_end(b, req);
 }
 
 const srv_dialect srv_dialect_completions = {.sse = true,

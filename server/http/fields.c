@@ -4,11 +4,7 @@
 
 #include <string.h>
 
-#define AT(f) offsetof(srv_gen, params) + offsetof(eng_params, f)
-#define NO_SUB NULL, 0
-#define F_INT "integer"
-#define F_SEED "integer, or string of digits up to 2^64-1"
-#define F_NUM "number"
+#include "server/http/field_rows.h"
 
 /* clang-format off */
 static const srv_field rows[] = {

@@ -1,16 +1,7 @@
 /* The tables of POST /v1/completions and /v1/chat/completions: OpenAI's fields, then ours under
  * their names in other servers. Fields that OpenAI's own clients may send are known even where they
  * have no effect or only their neutral value is accepted; any other name is refused. */
-#include "server/http/fields.h"
-
-#define AT(f) offsetof(srv_gen, params) + offsetof(eng_params, f)
-#define OF(f) offsetof(srv_gen, f)
-#define COUNT(a) (int)(sizeof a / sizeof a[0])
-#define NO_SUB NULL, 0
-#define F_INT "integer"
-#define F_SEED "integer, or string of digits up to 2^64-1"
-#define F_NUM "number"
-#define F_BOOL "boolean"
+#include "server/http/field_rows.h"
 
 /* clang-format off */
 static const srv_field stream_rows[] = {

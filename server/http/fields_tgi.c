@@ -1,15 +1,6 @@
 /* The table of text-generation-inference bodies: POST /generate with "inputs", /generate_stream
  * and /. Unlike TGI we refuse names we do not know. */
-#include "server/http/fields.h"
-
-#define AT(f) offsetof(srv_gen, params) + offsetof(eng_params, f)
-#define OF(f) offsetof(srv_gen, f)
-#define COUNT(a) (int)(sizeof a / sizeof a[0])
-#define NO_SUB NULL, 0
-#define F_INT "integer"
-#define F_SEED "integer, or string of digits up to 2^64-1"
-#define F_NUM "number"
-#define F_BOOL "boolean"
+#include "server/http/field_rows.h"
 
 /* clang-format off */
 static const srv_field parameter_rows[] = {

@@ -46,6 +46,13 @@ void srv_openai_usage(srv_buf *b, const srv_req *req) {
                    (long long)cached);
 }
 
+void srv_openai_answer_end(srv_buf *b, const srv_req *req) {
+    srv_buf_puts(b, "],\"usage\":");
+    srv_openai_usage(b, req);
+    srv_buf_puts(b, "}\n");
+    b->failed |= req->head.failed;
+}
+
 void srv_openai_chunk_begin(srv_req *req) {
     srv_buf_puts(&req->out, "data: ");
     srv_buf_put(&req->out, req->head.data, req->head.len);

@@ -13,6 +13,9 @@ const char *srv_openai_finish(eng_finish f);
 /* {"prompt_tokens":..}: of the choices as far as they are. */
 void srv_openai_usage(srv_buf *b, const srv_req *req);
 
+/* What follows the choices of a gathered answer that began with req->head. */
+void srv_openai_answer_end(srv_buf *b, const srv_req *req);
+
 /* Streaming: frame and head, then after the caller's choice the rest and the blank line. */
 void srv_openai_chunk_begin(srv_req *req);
 void srv_openai_chunk_end(srv_req *req);
