@@ -24,8 +24,6 @@ typedef struct block {
 
 static block *new_block(mdl_weights *w, uint64_t bytes) {
     const bool huge = bytes >= SHARED_LEAST;
-    if (bytes > SIZE_MAX / 2)
-        return NULL;
     void *memory = NULL;
     block *b = malloc(sizeof *b);
     if (!b || posix_memalign(&memory, huge ? HUGE_PAGE : 64, (size_t)bytes) != 0) {
