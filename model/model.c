@@ -198,3 +198,9 @@ tnl_status mdl_check_tokenizer(const mdl_model *m, int64_t pieces, tnl_error *er
                     "tokenizer.model: %lld pieces, but vocab_size in config.json is %lld",
                     (long long)pieces, (long long)m->spec.vocab);
 }
+
+void mdl_expect(const mdl_model *m, const kn_tensor *w) {
+    uint64_t bytes = 0;
+    if (w->data && kn_dtype_matrix_bytes(&bytes, w->dtype, (uint64_t)w->rows, (uint64_t)w->cols))
+        m->be->ops->expect(m->be, w->data, (size_t)bytes);
+}

@@ -7,9 +7,3 @@ kn_norm mdl_norm(const mdl_model *m, const float *w, const float *b) {
                      .w = w,
                      .b = b};
 }
-
-void mdl_expect(const mdl_model *m, const kn_tensor *w) {
-    uint64_t bytes = 0;
-    if (w->data && kn_dtype_matrix_bytes(&bytes, w->dtype, (uint64_t)w->rows, (uint64_t)w->cols))
-        m->be->ops->expect(m->be, w->data, (size_t)bytes);
-}

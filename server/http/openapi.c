@@ -11,11 +11,6 @@ static void text(srv_buf *b, const char *s) {
     srv_json_string(b, s, strlen(s));
 }
 
-void srv_openapi_put(srv_buf *b, const char *s) {
-    for (; *s; s++)
-        srv_buf_put(b, *s == '\'' ? "\"" : s, 1);
-}
-
 /* ---- request bodies ---- */
 
 static bool may_be_null(const srv_field *f) {

@@ -93,6 +93,11 @@ static const struct {
      "'json_schema']},'value':{'type':'object'}},'additionalProperties':false}"},
 };
 
+void srv_openapi_put(srv_buf *b, const char *s) {
+    for (; *s; s++)
+        srv_buf_put(b, *s == '\'' ? "\"" : s, 1);
+}
+
 void srv_openapi_schemas(srv_buf *b) {
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         srv_openapi_put(b, i ? ",'" : "'");
