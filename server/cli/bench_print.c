@@ -6,7 +6,8 @@
 
 #include "server/cli/bench.h"
 
-static const char *const limit_keys[KN_LIMIT_COUNT] = {"bandwidth", "fp32", "int8"};
+static const char *const limit_keys[KN_LIMIT_COUNT] = {"bandwidth", "multiply-add", "multiply-add"};
+static const char *const limit_types[KN_LIMIT_COUNT] = {"bytes", "fp32", "int8"};
 
 void bench_limit_text(char *out, size_t n, kn_limit kind, double rate) {
     switch (kind) {
@@ -80,10 +81,11 @@ static void print_json(const bench_output *o, const bench_settings *b, const ben
            "\"best_ms_per_token\":%.5f,",
            r->n_samples, v->tokens_per_s, v->best_tokens_per_s, 1e3 / v->tokens_per_s,
            1e3 / v->best_tokens_per_s);
-    printf(
-        "\"limit\":\"%s\",\"limit_rate\":%.2f,\"best_limit_rate\":%.2f,\"needed_per_token\":%.0f,"
-        "\"share_of_limit\":%.4f,\"best_share_of_limit\":%.4f,",
-        limit_keys[r->limit], v->limit, v->best_limit, v->needed, v->share, v->best_share);
+    printf("\"limit\":\"%s\",\"limit_type\":\"%s\",\"limit_rate\":%.2f,\"best_limit_rate\":%.2f,"
+           "\"needed_per_token\":%.0f,"
+           "\"share_of_limit\":%.4f,\"best_share_of_limit\":%.4f,",
+           limit_keys[r->limit], limit_types[r->limit], v->limit, v->best_limit, v->needed,
+           v->share, v->best_share);
     if (!r->prefill)
         printf("\"plain_rate\":%.2f,\"share_of_plain\":%.4f,", v->plain, v->plain_share);
     if (o->neighbour)

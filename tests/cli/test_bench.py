@@ -7,7 +7,7 @@ import pytest
 
 MACHINE = {"test", "threads", "read_gb_s", "fp32_gflop_s", "int8_gop_s"}
 ROW = {"test", "weights", "threads", "turns", "tokens_per_s", "best_tokens_per_s", "ms_per_token",
-       "best_ms_per_token", "limit", "limit_rate", "best_limit_rate", "needed_per_token",
+       "best_ms_per_token", "limit", "limit_type", "limit_rate", "best_limit_rate", "needed_per_token",
        "share_of_limit", "best_share_of_limit", "state_bytes", "working_bytes", "rss_bytes"}
 PREFILL = ROW | {"tokens", "from"}
 DECODE = ROW | {"context", "batch", "plain_rate", "share_of_plain"}
@@ -35,8 +35,9 @@ def check_row(row, weights, extra):
     assert 0 < row["limit_rate"] <= row["best_limit_rate"]
     assert row["share_of_limit"] > 0 and row["best_share_of_limit"] > 0
     assert row["ms_per_token"] * row["tokens_per_s"] == pytest.approx(1000, rel=1e-2)
-    assert row["limit"] == ("bandwidth" if row["test"] == "decode" else
-                            "int8" if weights in ("q8", "q4") else "fp32")
+    assert row["limit"] == ("multiply-add" if row["test"] == "prefill" else "bandwidth")
+    assert row["limit_type"] == ("bytes" if row["test"] == "decode" else
+                                 "int8" if weights in ("q8", "q4") else "fp32")
 
 
 def check(lines, weights, prefill, decode, threads, extra=frozenset()):
