@@ -1,4 +1,4 @@
-/* tnl serve: option rows, start, wait for a signal, drain, stop. Wiring only.
+/* tnl serve: start, wait for a signal, drain, stop. Wiring only.
  *
  * The main thread blocks SIGTERM and SIGINT before any other thread exists and reads them from a
  * descriptor. The tokenizer comes first (see open_tokenizer); then a loader thread opens the model
@@ -18,127 +18,16 @@
 
 #include "kernels/base/log.h"
 #include "server/cli/cli.h"
+#include "server/cli/serve_options.h"
 #include "server/http/chat_template.h"
 #include "server/http/fields.h"
 #include "server/http/guard.h"
 #include "server/http/http.h"
 
-typedef struct settings {
-    srv_settings http;
-    cli_model_opts model;
-    const char *config;
-    int64_t step_tokens, queue_seconds, drain_seconds, speculate, prefix_cache_mb;
-    int log_level, log_format;
-    bool fields;
-} settings;
-
-static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
-static const char *const format_names[] = {"text", "json", NULL};
-
-#define NAMED(name, env_name) .flag = name, .key = name, .env = "TNL_" env_name
-#define INTEGER(member, lo, hi, preset)                                                            \
-    .type = CLI_INT, .offset = offsetof(settings, member), .min = lo, .max = hi, .dflt = preset,   \
-    .arg = "N"
-#define TEXT(member, word) .type = CLI_STRING, .offset = offsetof(settings, member), .arg = word
-#define CHOICE(member, list, preset)                                                               \
-    .type = CLI_CHOICE, .offset = offsetof(settings, member), .choices = list, .dflt = preset
-#define DAY 86400
-
-/* clang-format off */
-static const cli_opt rows[] = {
-    {.help = "Where:"},
-    {NAMED("host", "HOST"), TEXT(http.host, "ADDRESS"), .dflt = "127.0.0.1",
-     .help = "address to listen on; one that other machines reach needs a key"},
-    {NAMED("port", "PORT"), INTEGER(http.port, 0, 65535, "8080"), .help = "port; 0 picks a free one"},
-    {.flag = "config", .env = "TNL_CONFIG", TEXT(config, "FILE.json"),
-     .help = "read settings from this JSON object; keys are the names of these options"},
-    {.help = "Model:"},
-    {NAMED("alias", "ALIAS"), TEXT(http.alias, "NAME"), .help = "model name to report; default: the folder's name"},
-    {NAMED("chat-template", "CHAT_TEMPLATE"), TEXT(http.chat_template, "NAME"),
-     .help = "plain, transnormer, chatml, llama-2, llama-3, zephyr, vicuna or alpaca; default: as "
-             "tokenizer_config.json says, plain where it says nothing"},
-    {NAMED("threads", "THREADS"), .letter = 't', INTEGER(model.threads, 0, 1024, "0"),
-     .help = "threads that compute; 0: one per processor"},
-    {NAMED("weights", "WEIGHTS"), CHOICE(model.weights, cli_weight_names, "auto"),
-     .help = "how matrices are kept in memory; auto: as stored"},
-    {NAMED("load", "LOAD"), CHOICE(model.load, cli_load_names, "map"),
-     .help = "map the weight files, or read a private copy"},
-    {.help = "Scheduling:"},
-    {NAMED("parallel", "PARALLEL"), INTEGER(http.parallel, 1, 1024, "16"), .help = "sequences that run at once"},
-    {NAMED("queue", "QUEUE"), INTEGER(http.queue, 0, 65536, "128"), .help = "requests that may wait beside them"},
-    {NAMED("step-tokens", "STEP_TOKENS"), INTEGER(step_tokens, 1, 65536, "256"),
-     .help = "tokens of one step, at least --parallel"},
-    {NAMED("speculate", "SPECULATE"), INTEGER(speculate, 0, ENG_SPECULATE_MAX, "15"),
-     .help = "tokens guessed ahead from earlier text; the answer is the same; 0: none"},
-    {NAMED("prefix-cache-mb", "PREFIX_CACHE_MB"), INTEGER(prefix_cache_mb, 0, 16777216, "256"),
-     .help = "MiB for states of texts already read, so that their beginnings need not be read again; 0: none"},
-    {NAMED("max-prompt-tokens", "MAX_PROMPT_TOKENS"), INTEGER(http.max_prompt_tokens, 1, 2147483648.0, "4194304"),
-     .help = "longest prompt"},
-    {.help = "Limits:"},
-    {NAMED("max-body", "MAX_BODY"), INTEGER(http.max_body, 1024, 67108864, "4194304"), .help = "bytes of a request body"},
-    {NAMED("max-header", "MAX_HEADER"), INTEGER(http.max_header, 4096, 262144, "16384"),
-     .help = "bytes for a request header and its buffers"},
-    {NAMED("upload-budget", "UPLOAD_BUDGET"), INTEGER(http.upload_budget, 1048576, 1099511627776.0, "268435456"),
-     .help = "bytes of all bodies in flight together"},
-    {NAMED("connections", "CONNECTIONS"), INTEGER(http.connections, 2, 65536, "1024"), .help = "open connections"},
-    {NAMED("http-threads", "HTTP_THREADS"), INTEGER(http.http_threads, 1, 64, "2"),
-     .help = "threads that parse and stream"},
-    {.help = "Seconds:"},
-    {NAMED("idle-timeout", "IDLE_TIMEOUT"), INTEGER(http.idle_seconds, 1, DAY, "75"),
-     .help = "a connection may be silent between requests"},
-    {NAMED("header-seconds", "HEADER_SECONDS"), INTEGER(http.header_seconds, 1, DAY, "10"),
-     .help = "for a whole request header"},
-    {NAMED("body-seconds", "BODY_SECONDS"), INTEGER(http.body_seconds, 1, DAY, "30"),
-     .help = "for a request body, plus 1 per 64 KiB received"},
-    {NAMED("stall-seconds", "STALL_SECONDS"), INTEGER(http.stall_seconds, 1, DAY, "30"),
-     .help = "a client may leave its stream unread"},
-    {NAMED("queue-seconds", "QUEUE_SECONDS"), INTEGER(queue_seconds, 0, DAY, "60"),
-     .help = "a request may wait for a slot; 0: no limit"},
-    {NAMED("request-seconds", "REQUEST_SECONDS"), INTEGER(http.request_seconds, 0, 7 * DAY, "900"),
-     .help = "for a whole request, then it is cancelled; 0: no limit"},
-    {NAMED("drain-seconds", "DRAIN_SECONDS"), INTEGER(drain_seconds, 0, DAY, "30"),
-     .help = "running requests may go on after SIGTERM"},
-    {NAMED("ping-seconds", "PING_SECONDS"), INTEGER(http.ping_seconds, 0, DAY, "15"),
-     .help = "a stream may be silent before it is pinged; 0: no pings"},
-    {.help = "Access:"},
-    {NAMED("api-key-file", "API_KEY_FILE"), TEXT(http.api_key_file, "FILE"),
-     .help = "file with the API key, mode 0600; or set TNL_API_KEY"},
-    {NAMED("allowed-host", "ALLOWED_HOST"), TEXT(http.allowed_host, "NAMES"),
-     .help = "further names accepted in Host, comma-separated; *: any"},
-    {NAMED("insecure-no-auth", "INSECURE_NO_AUTH"), .type = CLI_BOOL,
-     .offset = offsetof(settings, http.insecure_no_auth), .dflt = "false",
-     .help = "allow an address that other machines reach without a key"},
-    {.help = "Logging:"},
-    {NAMED("log-level", "LOG_LEVEL"), CHOICE(log_level, level_names, "info"), .help = "least important line"},
-    {NAMED("log-format", "LOG_FORMAT"), CHOICE(log_format, format_names, "text"), .help = "form of a line"},
-    {.flag = "fields", .type = CLI_BOOL, .offset = offsetof(settings, fields),
-     .help = "print the fields of POST /generate as JSON, and exit"},
-};
-/* clang-format on */
-
-static const cli_spec spec = {
-    .name = "tnl serve",
-    .args = "MODEL_DIR",
-    .about = "Serve a model over HTTP. Every option but --fields is also a TNL_* variable and, but "
-             "for --config,\na key of the config file; a flag wins over the environment, that over "
-             "the file.",
-    .rows = rows,
-    .n_rows = sizeof rows / sizeof rows[0],
-    .min_args = 0,
-    .max_args = 1,
-    .examples = "  tnl serve configs/tales\n"
-                "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
-                "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
-    .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
-             "/tokenize /detokenize; GET /health /ready /v1/models /info /metrics /openapi.json.\n"
-             "SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one "
-             "exits at once (1).\n",
-};
-
 /* ---- the loader ---- */
 
 typedef struct loader {
-    const settings *set;
+    const cli_serve_settings *set;
     const char *dir;
     srv_server *srv;
     int done_fd; /* eventfd: written when the thread is through */
@@ -267,12 +156,13 @@ static void raise_file_limit(int64_t connections) {
 
 static void log_sources(const cli_args *a) {
     static const char *const names[] = {"default", "config file", "environment", "flag"};
-    for (int i = 0; i < spec.n_rows; i++)
-        if (rows[i].flag)
-            tnl_log(TNL_LOG_DEBUG, "setting %s comes from: %s", rows[i].flag, names[a->source[i]]);
+    for (int i = 0; i < cli_serve_spec.n_rows; i++)
+        if (cli_serve_spec.rows[i].flag)
+            tnl_log(TNL_LOG_DEBUG, "setting %s comes from: %s", cli_serve_spec.rows[i].flag,
+                    names[a->source[i]]);
 }
 
-static void print_ready(const settings *s, const loader *l) {
+static void print_ready(const cli_serve_settings *s, const loader *l) {
     const char *host = strcmp(s->http.host, "0.0.0.0") == 0 ? "127.0.0.1" : s->http.host;
     const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
     tnl_log(TNL_LOG_INFO, "ready after %.1f s: %s, %lld slots, %lld waiting places", l->seconds,
@@ -286,7 +176,7 @@ static void print_ready(const settings *s, const loader *l) {
 }
 
 /* Stop accepting, let requests finish, then end what is left. A second signal ends the process. */
-static void drain(const settings *s, loader *l, int sig_fd) {
+static void drain(const cli_serve_settings *s, loader *l, int sig_fd) {
     double end = now_seconds() + (double)s->drain_seconds;
     bool cancelled = false;
     tnl_log(TNL_LOG_INFO, "stopping: no new requests, %lld s for those that run",
@@ -309,14 +199,14 @@ static void drain(const settings *s, loader *l, int sig_fd) {
     }
 }
 
-static int serve(const settings *s, const char *dir) {
+static int serve(const cli_serve_settings *s, const char *dir) {
     loader l = {.set = s, .dir = dir, .done_fd = -1};
     pthread_t thread;
     int sig_fd = open_signals(), code;
     l.done_fd = eventfd(0, EFD_CLOEXEC);
     if (sig_fd < 0 || l.done_fd < 0) {
         tnl_fail(&l.err, TNL_E_IO, "signalfd: %s", strerror(errno));
-        return cli_report(&spec, TNL_E_IO, &l.err);
+        return cli_report(&cli_serve_spec, TNL_E_IO, &l.err);
     }
     /* Prompts of megabytes come and go: keep their memory out of the heaps, so that it goes back.
      */
@@ -330,13 +220,13 @@ static int serve(const settings *s, const char *dir) {
         l.status = srv_open(&l.srv, &s->http, &l.err);
     if (l.status != TNL_OK) {
         cli_close_tokenizer(l.tokenizer);
-        return cli_report(&spec, l.status, &l.err);
+        return cli_report(&cli_serve_spec, l.status, &l.err);
     }
     tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host, srv_port(l.srv),
             dir);
     if (pthread_create(&thread, NULL, load, &l) != 0) {
         tnl_fail(&l.err, TNL_E_NOMEM, "cannot start the loader thread");
-        return cli_report(&spec, TNL_E_NOMEM, &l.err);
+        return cli_report(&cli_serve_spec, TNL_E_NOMEM, &l.err);
     }
     if (wait_signal(sig_fd, l.done_fd, -1)) {
         tnl_log(TNL_LOG_INFO, "stopped while loading");
@@ -351,7 +241,7 @@ static int serve(const settings *s, const char *dir) {
         wait_signal(sig_fd, -1, -1);
         drain(s, &l, sig_fd);
     } else {
-        code = cli_report(&spec, l.status, &l.err);
+        code = cli_report(&cli_serve_spec, l.status, &l.err);
     }
     srv_close(l.srv);
     unload(&l);
@@ -381,19 +271,19 @@ static int print_fields(void) {
     return 0;
 }
 
-static int checked_serve(settings *s, const cli_args *a) {
+static int checked_serve(cli_serve_settings *s, const cli_args *a) {
     tnl_error err;
     char alias[256];
     if (s->fields)
         return print_fields();
     if (a->n != 1) {
         tnl_fail(&err, TNL_E_USAGE, "no model folder given");
-        return cli_report(&spec, TNL_E_USAGE, &err);
+        return cli_report(&cli_serve_spec, TNL_E_USAGE, &err);
     }
     if (s->step_tokens < s->http.parallel) {
         tnl_fail(&err, TNL_E_USAGE, "--step-tokens %lld is below --parallel %lld",
                  (long long)s->step_tokens, (long long)s->http.parallel);
-        return cli_report(&spec, TNL_E_USAGE, &err);
+        return cli_report(&cli_serve_spec, TNL_E_USAGE, &err);
     }
     folder_name(alias, sizeof alias, a->v[0]);
     if (!s->http.alias)
@@ -405,10 +295,10 @@ static int checked_serve(settings *s, const cli_args *a) {
 }
 
 int cli_serve(int argc, char **argv) {
-    settings s = {0};
+    cli_serve_settings s = {0};
     cli_args a = {0};
     int code;
-    if (cli_begin(&a, &spec, &s, argc, argv, &code))
+    if (cli_begin(&a, &cli_serve_spec, &s, argc, argv, &code))
         code = checked_serve(&s, &a);
     cli_args_clear(&a);
     return code;

@@ -1,0 +1,111 @@
+/* Option rows of `tnl serve`: flag, TNL_* variable and config key, range, default, help. */
+#include "server/cli/serve_options.h"
+
+#include <stddef.h>
+
+#include "server/engine/engine.h"
+
+static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
+static const char *const format_names[] = {"text", "json", NULL};
+
+#define NAMED(name, env_name) .flag = name, .key = name, .env = "TNL_" env_name
+#define INTEGER(member, lo, hi, preset)                                                            \
+    .type = CLI_INT, .offset = offsetof(cli_serve_settings, member), .min = lo, .max = hi,         \
+    .dflt = preset, .arg = "N"
+#define TEXT(member, word)                                                                         \
+    .type = CLI_STRING, .offset = offsetof(cli_serve_settings, member), .arg = word
+#define CHOICE(member, list, preset)                                                               \
+    .type = CLI_CHOICE, .offset = offsetof(cli_serve_settings, member), .choices = list,           \
+    .dflt = preset
+#define DAY 86400
+
+/* clang-format off */
+static const cli_opt rows[] = {
+    {.help = "Where:"},
+    {NAMED("host", "HOST"), TEXT(http.host, "ADDRESS"), .dflt = "127.0.0.1",
+     .help = "address to listen on; one that other machines reach needs a key"},
+    {NAMED("port", "PORT"), INTEGER(http.port, 0, 65535, "8080"), .help = "port; 0 picks a free one"},
+    {.flag = "config", .env = "TNL_CONFIG", TEXT(config, "FILE.json"),
+     .help = "read settings from this JSON object; keys are the names of these options"},
+    {.help = "Model:"},
+    {NAMED("alias", "ALIAS"), TEXT(http.alias, "NAME"), .help = "model name to report; default: the folder's name"},
+    {NAMED("chat-template", "CHAT_TEMPLATE"), TEXT(http.chat_template, "NAME"),
+     .help = "plain, transnormer, chatml, llama-2, llama-3, zephyr, vicuna or alpaca; default: as "
+             "tokenizer_config.json says, plain where it says nothing"},
+    {NAMED("threads", "THREADS"), .letter = 't', INTEGER(model.threads, 0, 1024, "0"),
+     .help = "threads that compute; 0: one per processor"},
+    {NAMED("weights", "WEIGHTS"), CHOICE(model.weights, cli_weight_names, "auto"),
+     .help = "how matrices are kept in memory; auto: as stored"},
+    {NAMED("load", "LOAD"), CHOICE(model.load, cli_load_names, "map"),
+     .help = "map the weight files, or read a private copy"},
+    {.help = "Scheduling:"},
+    {NAMED("parallel", "PARALLEL"), INTEGER(http.parallel, 1, 1024, "16"), .help = "sequences that run at once"},
+    {NAMED("queue", "QUEUE"), INTEGER(http.queue, 0, 65536, "128"), .help = "requests that may wait beside them"},
+    {NAMED("step-tokens", "STEP_TOKENS"), INTEGER(step_tokens, 1, 65536, "256"),
+     .help = "tokens of one step, at least --parallel"},
+    {NAMED("speculate", "SPECULATE"), INTEGER(speculate, 0, ENG_SPECULATE_MAX, "15"),
+     .help = "tokens guessed ahead from earlier text; the answer is the same; 0: none"},
+    {NAMED("prefix-cache-mb", "PREFIX_CACHE_MB"), INTEGER(prefix_cache_mb, 0, 16777216, "256"),
+     .help = "MiB for states of texts already read, so that their beginnings need not be read again; 0: none"},
+    {NAMED("max-prompt-tokens", "MAX_PROMPT_TOKENS"), INTEGER(http.max_prompt_tokens, 1, 2147483648.0, "4194304"),
+     .help = "longest prompt"},
+    {.help = "Limits:"},
+    {NAMED("max-body", "MAX_BODY"), INTEGER(http.max_body, 1024, 67108864, "4194304"), .help = "bytes of a request body"},
+    {NAMED("max-header", "MAX_HEADER"), INTEGER(http.max_header, 4096, 262144, "16384"),
+     .help = "bytes for a request header and its buffers"},
+    {NAMED("upload-budget", "UPLOAD_BUDGET"), INTEGER(http.upload_budget, 1048576, 1099511627776.0, "268435456"),
+     .help = "bytes of all bodies in flight together"},
+    {NAMED("connections", "CONNECTIONS"), INTEGER(http.connections, 2, 65536, "1024"), .help = "open connections"},
+    {NAMED("http-threads", "HTTP_THREADS"), INTEGER(http.http_threads, 1, 64, "2"),
+     .help = "threads that parse and stream"},
+    {.help = "Seconds:"},
+    {NAMED("idle-timeout", "IDLE_TIMEOUT"), INTEGER(http.idle_seconds, 1, DAY, "75"),
+     .help = "a connection may be silent between requests"},
+    {NAMED("header-seconds", "HEADER_SECONDS"), INTEGER(http.header_seconds, 1, DAY, "10"),
+     .help = "for a whole request header"},
+    {NAMED("body-seconds", "BODY_SECONDS"), INTEGER(http.body_seconds, 1, DAY, "30"),
+     .help = "for a request body, plus 1 per 64 KiB received"},
+    {NAMED("stall-seconds", "STALL_SECONDS"), INTEGER(http.stall_seconds, 1, DAY, "30"),
+     .help = "a client may leave its stream unread"},
+    {NAMED("queue-seconds", "QUEUE_SECONDS"), INTEGER(queue_seconds, 0, DAY, "60"),
+     .help = "a request may wait for a slot; 0: no limit"},
+    {NAMED("request-seconds", "REQUEST_SECONDS"), INTEGER(http.request_seconds, 0, 7 * DAY, "900"),
+     .help = "for a whole request, then it is cancelled; 0: no limit"},
+    {NAMED("drain-seconds", "DRAIN_SECONDS"), INTEGER(drain_seconds, 0, DAY, "30"),
+     .help = "running requests may go on after SIGTERM"},
+    {NAMED("ping-seconds", "PING_SECONDS"), INTEGER(http.ping_seconds, 0, DAY, "15"),
+     .help = "a stream may be silent before it is pinged; 0: no pings"},
+    {.help = "Access:"},
+    {NAMED("api-key-file", "API_KEY_FILE"), TEXT(http.api_key_file, "FILE"),
+     .help = "file with the API key, mode 0600; or set TNL_API_KEY"},
+    {NAMED("allowed-host", "ALLOWED_HOST"), TEXT(http.allowed_host, "NAMES"),
+     .help = "further names accepted in Host, comma-separated; *: any"},
+    {NAMED("insecure-no-auth", "INSECURE_NO_AUTH"), .type = CLI_BOOL,
+     .offset = offsetof(cli_serve_settings, http.insecure_no_auth), .dflt = "false",
+     .help = "allow an address that other machines reach without a key"},
+    {.help = "Logging:"},
+    {NAMED("log-level", "LOG_LEVEL"), CHOICE(log_level, level_names, "info"), .help = "least important line"},
+    {NAMED("log-format", "LOG_FORMAT"), CHOICE(log_format, format_names, "text"), .help = "form of a line"},
+    {.flag = "fields", .type = CLI_BOOL, .offset = offsetof(cli_serve_settings, fields),
+     .help = "print the fields of POST /generate as JSON, and exit"},
+};
+/* clang-format on */
+
+const cli_spec cli_serve_spec = {
+    .name = "tnl serve",
+    .args = "MODEL_DIR",
+    .about = "Serve a model over HTTP. Every option but --fields is also a TNL_* variable and, but "
+             "for --config,\na key of the config file; a flag wins over the environment, that over "
+             "the file.",
+    .rows = rows,
+    .n_rows = sizeof rows / sizeof rows[0],
+    .min_args = 0,
+    .max_args = 1,
+    .examples = "  tnl serve configs/tales\n"
+                "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
+                "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
+    .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
+             "/tokenize /detokenize; GET /health /ready /v1/models /info /metrics /openapi.json.\n"
+             "SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one "
+             "exits at once (1).\n",
+};

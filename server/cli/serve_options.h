@@ -1,0 +1,20 @@
+/* Settings of `tnl serve` and the rows that fill them. A new option is a member here and a row in
+ * serve_options.c. */
+#ifndef TNL_CLI_SERVE_OPTIONS_H
+#define TNL_CLI_SERVE_OPTIONS_H
+
+#include "server/cli/cli.h"
+#include "server/http/settings.h"
+
+typedef struct cli_serve_settings {
+    srv_settings http;
+    cli_model_opts model;
+    const char *config;
+    int64_t step_tokens, queue_seconds, drain_seconds, speculate, prefix_cache_mb;
+    int log_level, log_format;
+    bool fields;
+} cli_serve_settings;
+
+extern const cli_spec cli_serve_spec;
+
+#endif
