@@ -182,7 +182,6 @@ static void drain(const cli_serve_settings *s, loader *l, int sig_fd) {
     tnl_log(TNL_LOG_INFO, "stopping: no new requests, %lld s for those that run",
             (long long)s->drain_seconds);
     srv_drain(l->srv);
-    eng_drain(l->engine);
     while (!srv_quiet(l->srv)) {
         if (wait_signal(sig_fd, -1, 20)) {
             tnl_log(TNL_LOG_WARN, "second signal: exit at once");
@@ -235,7 +234,11 @@ static int serve(const cli_serve_settings *s, const char *dir) {
     pthread_join(thread, NULL);
     code = 0;
     if (l.status == TNL_OK) {
-        srv_backend b = {l.engine, l.model, l.tokenizer, l.seconds, l.chat};
+        srv_backend b = {.engine = l.engine,
+                         .model = l.model,
+                         .tokenizer = l.tokenizer,
+                         .load_seconds = l.seconds,
+                         .chat = l.chat};
         srv_ready(l.srv, &b);
         print_ready(s, &l);
         wait_signal(sig_fd, -1, -1);

@@ -83,6 +83,34 @@ void eng_metrics_get(eng_engine *e, eng_metrics *out) {
     pthread_mutex_unlock(&e->lock);
 }
 
+static void add_hist(eng_hist *sum, const eng_hist *h) {
+    for (int i = 0; i < ENG_HIST; i++)
+        sum->bucket[i] += h->bucket[i];
+    sum->count += h->count;
+    sum->sum += h->sum;
+}
+
+void eng_metrics_add(eng_metrics *sum, const eng_metrics *m) {
+    static const size_t counters[] = {
+#define AT(member) offsetof(eng_metrics, member)
+        AT(accepted),         AT(rejected_full),  AT(cancelled_queue),  AT(cancelled_prefill),
+        AT(cancelled_decode), AT(prompt_tokens),  AT(generated_tokens), AT(steps),
+        AT(nonfinite),        AT(drafted_tokens), AT(accepted_tokens),  AT(prefix_queries),
+        AT(prefix_hits),      AT(prefix_tokens),  AT(prefix_evicted),
+#undef AT
+    };
+    for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++)
+        *(uint64_t *)((char *)sum + counters[i]) +=
+            *(const uint64_t *)((const char *)m + counters[i]);
+    for (int f = 0; f <= ENG_FINISH_ERROR; f++)
+        sum->finished[f] += m->finished[f];
+    sum->busy_seconds += m->busy_seconds;
+    add_hist(&sum->queue_s, &m->queue_s);
+    add_hist(&sum->ttft_s, &m->ttft_s);
+    add_hist(&sum->per_token_s, &m->per_token_s);
+    add_hist(&sum->request_s, &m->request_s);
+}
+
 bool eng_idle(eng_engine *e) {
     pthread_mutex_lock(&e->lock);
     bool idle = e->metrics.running == 0 && e->metrics.queued == 0;

@@ -8,7 +8,7 @@
 
 static bool render(srv_req *req, srv_problem *p) {
     srv_gen *g = &req->gen;
-    const srv_backend *be = &req->srv->backend;
+    const srv_backend *be = req->be;
     g->prompts = calloc(1, sizeof *g->prompts);
     if (!g->prompts)
         return srv_refuse(p, SRV_ERR_NOMEM, NULL);

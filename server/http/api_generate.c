@@ -29,7 +29,7 @@ static void put_token(srv_buf *b, const srv_req *req, const eng_event *ev) {
     srv_buf_puts(b, ",\"logprob\":");
     srv_json_float(b, ev->logprob);
     if (req->gen.params.logprobs > 0)
-        put_alts(b, req->srv->backend.tokenizer, ev);
+        put_alts(b, req->be->tokenizer, ev);
     if (ev->prompt)
         srv_buf_puts(b, ",\"prompt\":true");
     srv_buf_puts(b, "}");

@@ -19,7 +19,7 @@ static void status_word(srv_req *req, int status, const char *word, bool progres
 
 /* Alive: 503 only while there is no model yet. */
 void srv_health_run(srv_req *req) {
-    if (atomic_load(&req->srv->state) == SRV_LOADING)
+    if (!req->be)
         status_word(req, 503, "loading", true);
     else
         status_word(req, 200, "ok", false);
@@ -27,11 +27,11 @@ void srv_health_run(srv_req *req) {
 
 /* Send requests here: not while loading, draining, or with a full queue. */
 void srv_ready_run(srv_req *req) {
-    if (atomic_load(&req->srv->state) == SRV_LOADING)
+    if (!req->be)
         status_word(req, 503, "loading", true);
     else if (atomic_load(&req->srv->draining))
         status_word(req, 503, "draining", false);
-    else if (!srv_has_room(req->srv))
+    else if (!srv_has_room(req))
         status_word(req, 503, "queue_full", false);
     else
         status_word(req, 200, "ready", false);

@@ -7,8 +7,10 @@
 
 enum { MAX_NEW_TOKENS = 1000000 };
 
-static void put_model(srv_buf *b, const srv_server *srv) {
-    const mdl_spec *spec = mdl_model_spec(srv->backend.model);
+static void put_model(srv_buf *b, const srv_req *req) {
+    const srv_server *srv = req->srv;
+    const srv_backend *be = req->be;
+    const mdl_spec *spec = mdl_model_spec(be->model);
     srv_buf_puts(b, "{\"id\":");
     srv_json_string(b, srv->set->alias, strlen(srv->set->alias));
     srv_buf_puts(b, ",\"object\":\"model\",\"owned_by\":\"tnl\",\"created\":");
@@ -16,23 +18,23 @@ static void put_model(srv_buf *b, const srv_server *srv) {
     srv_buf_puts(b, ",\"meta\":{\"architecture\":");
     srv_json_string(b, spec->arch, strlen(spec->arch));
     srv_buf_puts(b, ",\"parameters\":");
-    srv_json_int(b, (int64_t)mdl_model_weights(srv->backend.model)->params);
+    srv_json_int(b, (int64_t)mdl_model_weights(be->model)->params);
     srv_buf_puts(b, ",\"vocab\":");
     srv_json_int(b, spec->vocab);
     srv_buf_puts(b, ",\"layers\":");
     srv_json_int(b, spec->n_layers);
     srv_buf_puts(b, ",\"state_bytes_per_sequence\":");
-    srv_json_int(b, (int64_t)mdl_state_bytes(srv->backend.model));
+    srv_json_int(b, (int64_t)mdl_state_bytes(be->model));
     srv_buf_puts(b, ",\"weights\":");
     srv_json_string(b, srv->set->weights, strlen(srv->set->weights));
-    srv_buf_printf(b, ",\"text\":%s,\"chat_template\":\"%s\"}}",
-                   srv->backend.tokenizer ? "true" : "false", srv_chat_name(srv->backend.chat));
+    srv_buf_printf(b, ",\"text\":%s,\"chat_template\":\"%s\"}}", be->tokenizer ? "true" : "false",
+                   srv_chat_name(be->chat));
 }
 
 void srv_models_run(srv_req *req) {
     srv_buf b = {0};
     srv_buf_puts(&b, "{\"object\":\"list\",\"data\":[");
-    put_model(&b, req->srv);
+    put_model(&b, req);
     srv_buf_puts(&b, "]}\n");
     srv_reply_body(req, 200, SRV_JSON, &b);
 }
@@ -45,7 +47,7 @@ void srv_model_run(srv_req *req) {
         srv_reply_problem(req, &p);
         return;
     }
-    put_model(&b, req->srv);
+    put_model(&b, req);
     srv_buf_puts(&b, "\n");
     srv_reply_body(req, 200, SRV_JSON, &b);
 }

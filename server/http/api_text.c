@@ -32,7 +32,7 @@ static void put_ids(srv_buf *b, const int32_t *ids, size_t n) {
 /* {"text"} to {"tokens":[..],"pieces":[..]}: ids as /generate would use them, without the bos that
  * it may put in front. */
 void srv_tokenize_run(srv_req *req) {
-    const tok_model *t = req->srv->backend.tokenizer;
+    const tok_model *t = req->be->tokenizer;
     char *text = NULL;
     int32_t *ids = NULL;
     size_t text_len = 0, n = 0;
@@ -66,7 +66,7 @@ void srv_tokenize_run(srv_req *req) {
 /* {"tokens":[..]} to {"text"}. */
 void srv_detokenize_run(srv_req *req) {
     const srv_server *srv = req->srv;
-    srv_in_limits limits = {.vocab = mdl_model_spec(srv->backend.model)->vocab,
+    srv_in_limits limits = {.vocab = mdl_model_spec(req->be->model)->vocab,
                             .max_prompt_tokens = srv->set->max_prompt_tokens};
     int32_t *ids = NULL;
     char *text = NULL;
@@ -78,7 +78,7 @@ void srv_detokenize_run(srv_req *req) {
         return;
     }
     srv_buf_free(&req->body);
-    tnl_status s = srv_text_decode(srv->backend.tokenizer, ids, n, &text, &text_len, &err);
+    tnl_status s = srv_text_decode(req->be->tokenizer, ids, n, &text, &text_len, &err);
     free(ids);
     if (s != TNL_OK) {
         refuse_status(req, s, "tokens", &err);

@@ -37,7 +37,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
                    .wake_user = req};
     eng_request *er = NULL;
     tnl_error err = {0};
-    tnl_status s = eng_submit(&er, req->srv->backend.engine, &job, &err);
+    tnl_status s = eng_submit(&er, req->be->engine, &job, &err);
     if (s != TNL_OK) {
         tnl_log(TNL_LOG_DEBUG, "%s refused by the engine: %s", req->id, err.msg);
         return refuse_submit(req, p, s);

@@ -166,6 +166,7 @@ void srv_req_unref(srv_req *req) {
     srv_buf_free(&req->out);
     srv_buf_free(&req->reply.body);
     pthread_mutex_destroy(&req->lock);
+    srv_backend_give(req->srv, req->be);
     atomic_fetch_sub(&req->srv->upload_bytes, req->reserved);
     atomic_fetch_sub(&req->srv->active, 1);
     free(req);
@@ -333,7 +334,7 @@ static bool state_allows(const srv_req *req, srv_problem *p) {
         return true;
     if (atomic_load(&req->srv->draining))
         return srv_refuse(p, SRV_ERR_DRAINING, NULL);
-    if (atomic_load(&req->srv->state) == SRV_LOADING)
+    if (!req->be)
         return srv_refuse(p, SRV_ERR_LOADING, NULL);
     return true;
 }
@@ -347,6 +348,7 @@ static void dispatch(srv_req *req) {
         return;
     }
     req->whole_deadline_ms = set->request_seconds ? srv_now_ms() + set->request_seconds * 1000 : 0;
+    req->be = srv_backend_take(req->srv);
     if (!state_allows(req, &p) || (req->route->admit && !req->route->admit(req, &p))) {
         srv_reply_problem(req, &p);
         return;

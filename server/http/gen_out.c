@@ -61,7 +61,7 @@ void srv_gen_note_done(srv_req *req, const eng_event *ev) {
 
 const char *srv_gen_piece(const srv_req *req, int32_t id, size_t *n, bool *special,
                           char spare[32]) {
-    const tok_model *t = req->srv->backend.tokenizer;
+    const tok_model *t = req->be->tokenizer;
     const char *piece = srv_text_piece(t, id, n);
     *special = *n == 0;
     if (*n)
@@ -76,7 +76,7 @@ const char *srv_gen_piece(const srv_req *req, int32_t id, size_t *n, bool *speci
 }
 
 bool srv_gen_is_end(const srv_req *req, int32_t id) {
-    const srv_backend *be = &req->srv->backend;
+    const srv_backend *be = req->be;
     int32_t eos = mdl_model_spec(be->model)->eos_id;
     return id == (eos >= 0 ? eos : srv_text_eos(be->tokenizer));
 }

@@ -17,9 +17,11 @@ int srv_retry_after(srv_server *srv) {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     double wait = (double)(ts.tv_nsec / 1000 % 2000) / 1000.0;
-    if (atomic_load(&srv->state) == SRV_READY) {
+    srv_backend *be = srv_backend_take(srv);
+    if (be) {
         eng_metrics m;
-        eng_metrics_get(srv->backend.engine, &m);
+        eng_metrics_get(be->engine, &m);
+        srv_backend_give(srv, be);
         double mean = m.request_s.count ? m.request_s.sum / (double)m.request_s.count : 1.0;
         wait += mean * (m.queued + 1) / (m.slots > 0 ? m.slots : 1);
     }
@@ -36,15 +38,15 @@ static const srv_dialect *dialect_of(const srv_table *t) {
 }
 
 /* A full queue is answered before the body is even parsed. */
-bool srv_has_room(srv_server *srv) {
+bool srv_has_room(const srv_req *req) {
     eng_metrics m;
-    eng_metrics_get(srv->backend.engine, &m);
-    return m.queued + m.running < srv->set->queue + m.slots;
+    eng_metrics_get(req->be->engine, &m);
+    return m.queued + m.running < req->srv->set->queue + m.slots;
 }
 
 bool srv_generate_admit(srv_req *req, srv_problem *p) {
     req->dialect = dialect_of(req->route->body);
-    if (srv_has_room(req->srv))
+    if (srv_has_room(req))
         return true;
     atomic_fetch_add(&req->srv->rejected, 1);
     return srv_refuse(p, SRV_ERR_QUEUE_FULL, NULL);
@@ -73,7 +75,7 @@ static void keep_last(srv_prompt *prompt, int64_t keep, bool bos) {
 }
 
 static bool encode_prompt(srv_req *req, srv_prompt *prompt, srv_problem *p) {
-    const srv_backend *be = &req->srv->backend;
+    const srv_backend *be = req->be;
     const mdl_spec *spec = mdl_model_spec(be->model);
     const char *field = req->gen.table->prompt;
     tnl_error err = {0};
@@ -115,7 +117,7 @@ static bool check_grammar(srv_req *req, srv_problem *p) {
     g->constrained = g->grammar != NULL;
     if (g->constrained && g->params.ignore_eos)
         return srv_refuse(p, SRV_ERR_CONFLICT, "ignore_eos");
-    if (g->constrained && !req->srv->backend.tokenizer)
+    if (g->constrained && !req->be->tokenizer)
         return srv_refuse(p, SRV_ERR_NO_TOKENIZER, "response_format");
     return true;
 }
@@ -134,7 +136,7 @@ static bool start(srv_req *req, srv_problem *p) {
 void srv_generate_run(srv_req *req) {
     const srv_server *srv = req->srv;
     srv_problem p = {0};
-    srv_in_limits limits = {.vocab = mdl_model_spec(srv->backend.model)->vocab,
+    srv_in_limits limits = {.vocab = mdl_model_spec(req->be->model)->vocab,
                             .max_prompt_tokens = srv->set->max_prompt_tokens,
                             .alias = srv->set->alias};
     bool ok =

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "kernels/base/log.h"
-#include "server/http/chat_template.h"
 #include "server/http/server.h"
 
 enum { BACKLOG = 1024 };
@@ -114,6 +113,7 @@ tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err) {
     srv->watch.wake_fd = -1;
     srv->start_time = (int64_t)time(NULL);
     pthread_mutex_init(&srv->watch.lock, NULL);
+    pthread_mutex_init(&srv->backends.lock, NULL);
     pthread_mutex_init(&srv->workers.lock, NULL);
     pthread_cond_init(&srv->workers.more, NULL);
     tnl_status st = srv_access_open(&srv->access, s, err);
@@ -143,13 +143,6 @@ void srv_progress(void *cls, uint64_t done, uint64_t total) {
     atomic_store(&srv->load_done, done);
 }
 
-void srv_ready(srv_server *srv, const srv_backend *backend) {
-    srv->backend = *backend;
-    if (!srv->backend.chat)
-        srv->backend.chat = srv_chat_find(NULL);
-    atomic_store(&srv->state, SRV_READY);
-}
-
 /* ---- the end ---- */
 
 void srv_drain(srv_server *srv) {
@@ -158,6 +151,7 @@ void srv_drain(srv_server *srv) {
     /* Quiescing alone would leave new callers hanging in the backlog, so the socket stops listening
      * as well. Its descriptor stays open until the polling threads, which may still name it, are
      * gone. */
+    srv_backend_drain(srv);
     MHD_quiesce_daemon(srv->daemon);
     shutdown(srv->listen_fd, SHUT_RDWR);
 }
@@ -201,5 +195,6 @@ void srv_close(srv_server *srv) {
     pthread_cond_destroy(&srv->workers.more);
     pthread_mutex_destroy(&srv->workers.lock);
     pthread_mutex_destroy(&srv->watch.lock);
+    pthread_mutex_destroy(&srv->backends.lock);
     free(srv);
 }

@@ -158,14 +158,14 @@ void srv_metrics_run(srv_req *req) {
     srv_buf b = {0};
     head(&b, "tnl_build_info", "gauge", "Version.");
     srv_buf_puts(&b, "tnl_build_info{version=\"" TNL_VERSION "\"} 1\n");
-    bool ready = atomic_load(&srv->state) == SRV_READY;
+    bool ready = req->be != NULL;
     value(&b, "tnl_ready", "gauge", "1: the model is loaded and requests are accepted.",
           ready && !atomic_load(&srv->draining));
     if (ready) {
         eng_metrics m;
-        eng_metrics_get(srv->backend.engine, &m);
+        srv_backend_metrics(srv, req->be, &m);
         value(&b, "tnl_model_load_seconds", "gauge", "Time the model took to load.",
-              srv->backend.load_seconds);
+              req->be->load_seconds);
         engine_values(&b, &m);
         engine_counters(&b, &m, atomic_load(&srv->rejected));
     }

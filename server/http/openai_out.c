@@ -16,7 +16,7 @@ void srv_openai_head(srv_buf *b, const srv_req *req, const char *prefix, const c
                    (long long)req->made_at);
     srv_json_string(b, srv->set->alias, strlen(srv->set->alias));
     srv_buf_printf(b, ",\"system_fingerprint\":\"fp_%s\",\"choices\":[",
-                   mdl_model_fingerprint(srv->backend.model));
+                   mdl_model_fingerprint(req->be->model));
 }
 
 const char *srv_openai_finish(eng_finish f) {

@@ -84,6 +84,15 @@ typedef struct srv_workers {
     srv_job *first, **last;
 } srv_workers;
 
+typedef struct srv_backends {
+    pthread_mutex_t lock; /* taken before an engine's own */
+    srv_backend *first;   /* the current one; behind it those that requests still need */
+    eng_metrics past;     /* counters of engines that are gone */
+    atomic_uint_least64_t reloads_done, reloads_failed;
+    atomic_bool last_failed;
+    atomic_int_least64_t last_success; /* wall clock, seconds; 0: never */
+} srv_backends;
+
 /* Status codes that are counted one by one; others fall into the last row. */
 #define SRV_COUNTED_CODES                                                                          \
     { 200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500, 501, 503, 0 }
@@ -96,10 +105,10 @@ struct srv_server {
     int listen_fd;
     int port;
     int64_t start_time; /* wall clock, seconds */
-    atomic_int state;   /* srv_state; READY publishes `backend` */
+    atomic_int state;   /* srv_state */
     atomic_bool draining;
     atomic_bool stopping; /* nothing may suspend any more */
-    srv_backend backend;
+    srv_backends backends;
     atomic_uint_least64_t load_done, load_total;
     srv_watch watch;
     srv_workers workers;
@@ -126,6 +135,7 @@ struct srv_req {
     srv_server *srv;
     srv_conn *conn;
     struct MHD_Connection *mhd;
+    srv_backend *be;     /* from dispatch to the end; NULL: there was none yet */
     atomic_int refs;     /* the connection, and a worker while it has the job */
     srv_choice *choices; /* [n_choices], set before n_choices */
     atomic_int n_choices;
@@ -203,6 +213,14 @@ void srv_req_unref(srv_req *req);
 bool srv_frame_check(srv_req *req, const char *url, const char *method, const char *version,
                      srv_problem *p);
 
+/* ---- backend.c ---- */
+
+srv_backend *srv_backend_take(srv_server *srv);          /* the current one; NULL: still loading */
+void srv_backend_give(srv_server *srv, srv_backend *be); /* NULL allowed */
+void srv_backend_drain(srv_server *srv);
+/* Gauges and sizes of `be`, counters of all engines there have been. */
+void srv_backend_metrics(srv_server *srv, const srv_backend *be, eng_metrics *out);
+
 /* ---- reply.c ---- */
 
 void srv_reply_problem(srv_req *req, const srv_problem *p);
@@ -268,7 +286,7 @@ void srv_count(srv_server *srv, const srv_route *route, int status);
 
 /* ---- api_*.c ---- */
 
-bool srv_has_room(srv_server *srv); /* one more request fits the queue */
+bool srv_has_room(const srv_req *req); /* one more request fits the queue */
 bool srv_generate_admit(srv_req *req, srv_problem *p);
 void srv_generate_run(srv_req *req);
 /* A generation was started: begin its stream, or gather its tokens; fills req->reply when there is
