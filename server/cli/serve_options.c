@@ -83,6 +83,8 @@ static const cli_opt rows[] = {
     {NAMED("insecure-no-auth", "INSECURE_NO_AUTH"), .type = CLI_BOOL,
      .offset = offsetof(cli_serve_settings, http.insecure_no_auth), .dflt = "false",
      .help = "allow an address that other machines reach without a key"},
+    {NAMED("page", "PAGE"), .type = CLI_BOOL, .offset = offsetof(cli_serve_settings, http.page), .dflt = "true",
+     .help = "serve a web page at /, without a key as it holds no data; --no-page turns it off"},
     {.help = "Logging:"},
     {NAMED("log-level", "LOG_LEVEL"), CHOICE(log_level, level_names, "info"), .help = "least important line"},
     {NAMED("log-format", "LOG_FORMAT"), CHOICE(log_format, format_names, "text"), .help = "form of a line"},
@@ -105,7 +107,7 @@ const cli_spec cli_serve_spec = {
                 "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
                 "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
     .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
-             "/tokenize /detokenize; GET /health /ready /v1/models /info /metrics /openapi.json.\n"
-             "SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one "
-             "exits at once (1).\n",
+             "/tokenize /detokenize; GET / /health /ready /v1/models /info /metrics\n"
+             "/openapi.json. SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a "
+             "second one\nexits at once (1).\n",
 };

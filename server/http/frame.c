@@ -102,12 +102,6 @@ static bool media_ok(const char *type) {
     return strncasecmp(charset, "utf-8", 5) == 0;
 }
 
-static bool method_allowed(const srv_req *req, const char *method) {
-    if (req->route->methods & SRV_GET)
-        return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
-    return strcmp(method, "POST") == 0;
-}
-
 static bool length_ok(const srv_req *req, const heads *h) {
     if (!h->length)
         return true;
@@ -127,6 +121,7 @@ static bool caller_ok(srv_req *req, const heads *h, srv_problem *p) {
 bool srv_frame_check(srv_req *req, const char *url, const char *method, const char *version,
                      srv_problem *p) {
     heads h = {0};
+    int methods;
     MHD_get_connection_values_n(req->mhd, MHD_HEADER_KIND, see_header, &h);
     if (!framing_ok(req, &h, method, version))
         return srv_refuse(p, SRV_ERR_BAD_FRAMING, NULL);
@@ -135,14 +130,14 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
         h.encoding || (h.length && strspn(h.length_value, "0") != strlen(h.length_value));
     if (h.count > SRV_MAX_HEADERS)
         return srv_refuse(p, SRV_ERR_TOO_MANY_HEADERS, NULL);
-    req->route = srv_route_find(url);
+    req->route = srv_route_find(req->srv, url, method, &methods);
     srv_route_tail(req, url);
     if (!caller_ok(req, &h, p))
         return false;
     if (!req->route)
         return srv_refuse(p, SRV_ERR_UNKNOWN_ROUTE, NULL);
-    if (!method_allowed(req, method)) {
-        req->reply.allow = req->route->methods & SRV_GET ? "GET, HEAD" : "POST";
+    if (!srv_method_allowed(methods, method)) {
+        req->reply.allow = srv_allow(methods);
         return srv_refuse(p, SRV_ERR_METHOD, NULL);
     }
     if (h.expect && strcasecmp(h.expect, "100-continue") != 0)

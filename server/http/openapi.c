@@ -153,7 +153,8 @@ static void put_good(srv_buf *b, const srv_route *r) {
         put_ref(b, r->reply);
         srv_buf_puts(b, "}");
     } else if (!r->body) {
-        srv_openapi_put(b, "'text/plain':{'schema':{'type':'string'}}");
+        text(b, r->media ? r->media : "text/plain");
+        srv_openapi_put(b, ":{'schema':{'type':'string'}}");
     }
     if (r->body) {
         srv_openapi_put(b, r->reply ? ",'text/event-stream':" : "'text/event-stream':");
@@ -198,12 +199,8 @@ static void put_responses(srv_buf *b, const srv_route *r) {
     srv_buf_puts(b, "}");
 }
 
-static void put_route(srv_buf *b, const srv_route *r) {
-    text(b, r->path);
-    b->len -= r->prefix; /* the name goes before the closing quote */
-    if (r->prefix)
-        srv_openapi_put(b, "{name}'");
-    srv_openapi_put(b, r->methods & SRV_GET ? ":{'get':{'summary':" : ":{'post':{'summary':");
+static void put_operation(srv_buf *b, const srv_route *r) {
+    srv_openapi_put(b, r->methods & SRV_GET ? "'get':{'summary':" : "'post':{'summary':");
     text(b, r->about);
     if (r->open)
         srv_openapi_put(b, ",'security':[]");
@@ -212,18 +209,48 @@ static void put_route(srv_buf *b, const srv_route *r) {
                            "'schema':{'type':'string','pattern':'^[A-Za-z0-9_.-]+$'}}]");
     put_request(b, r);
     put_responses(b, r);
-    srv_buf_puts(b, "}}");
+    srv_buf_puts(b, "}");
+}
+
+/* The next row from `r` on that is served here and has this path (NULL: any path); NULL: none. */
+static const srv_route *next_row(const srv_server *srv, const srv_route *r, const char *path) {
+    for (; r < srv_routes + srv_route_count; r++)
+        if (srv_route_served(srv, r) && (!path || strcmp(r->path, path) == 0))
+            return r;
+    return NULL;
+}
+
+/* A path with all its rows, where its first one stands. */
+static void put_path(srv_buf *b, const srv_server *srv, const srv_route *r) {
+    const char *path = r->path;
+    text(b, path);
+    b->len -= r->prefix; /* the name goes before the closing quote */
+    srv_openapi_put(b, r->prefix ? "{name}':{" : ":{");
+    put_operation(b, r);
+    while ((r = next_row(srv, r + 1, path))) {
+        srv_buf_puts(b, ",");
+        put_operation(b, r);
+    }
+    srv_buf_puts(b, "}");
+}
+
+static void put_paths(srv_buf *b, const srv_server *srv) {
+    bool first = true;
+    for (const srv_route *r = srv_routes; (r = next_row(srv, r, NULL)); r++) {
+        if (next_row(srv, srv_routes, r->path) != r)
+            continue;
+        if (!first)
+            srv_buf_puts(b, ",");
+        put_path(b, srv, r);
+        first = false;
+    }
 }
 
 void srv_openapi_run(srv_req *req) {
     srv_buf b = {0};
     srv_openapi_put(&b, "{'openapi':'3.1.0','info':{'title':'tnl','version':'" TNL_VERSION
                         "'},'security':[{},{'key':[]}],'paths':{");
-    for (int i = 0; i < srv_route_count; i++) {
-        if (i)
-            srv_buf_puts(&b, ",");
-        put_route(&b, &srv_routes[i]);
-    }
+    put_paths(&b, req->srv);
     srv_openapi_put(&b, "},'components':{'securitySchemes':{'key':{'type':'http','scheme':"
                         "'bearer'}},'schemas':{");
     put_bodies(&b);

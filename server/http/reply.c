@@ -48,11 +48,15 @@ static void add_headers(const srv_req *req, struct MHD_Response *m) {
     const srv_reply *r = &req->reply;
     char number[16];
     add(m, "Content-Type", r->type);
-    add(m, "Cache-Control", r->stream ? "no-cache, no-store" : "no-store");
+    add(m, "Cache-Control", r->stream ? "no-cache, no-store" : r->etag ? "no-cache" : "no-store");
     add(m, "X-Content-Type-Options", "nosniff");
     add(m, "X-Request-Id", req->id);
     if (r->stream)
         add(m, "X-Accel-Buffering", "no");
+    if (r->etag)
+        add(m, "ETag", r->etag);
+    for (const srv_header *h = r->more; h && h->name; h++)
+        add(m, h->name, h->value);
     if (r->allow)
         add(m, "Allow", r->allow);
     if (r->status == 401)

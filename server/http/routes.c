@@ -1,5 +1,5 @@
 /* Paths and what answers them. A key, where one is set, is asked for on every row but the open
- * ones. */
+ * ones. A path may have several rows, each for methods of its own. */
 #include <stdio.h>
 #include <string.h>
 
@@ -9,10 +9,13 @@
 #define PUBLIC .methods = SRV_GET, .open = true, .early = true
 #define POSTED .methods = SRV_POST, .heavy = true
 #define GENERATE POSTED, .admit = srv_generate_admit, .run = srv_generate_run
+#define PAGE PUBLIC, .page = true, .run = srv_page_run
 const srv_route srv_routes[] = {
     {.path = "/generate",            GENERATE, .body = &srv_table_generate, .reply = "AnyGenerateAnswer", .about = "Continue a prompt."},
     {.path = "/generate_stream",     GENERATE, .body = &srv_table_tgi, .stream = true, .about = "The same as a stream, in the form of TGI."},
     {.path = "/",                    GENERATE, .body = &srv_table_tgi, .reply = "TgiAnswers", .about = "The same, in the form of TGI."},
+    {.path = "/",                    PAGE, .media = "text/html", .about = "The web page."},
+    {.path = "/ui/",                 PAGE, .media = "*/*", .prefix = true, .about = "Parts of the web page, by name."},
     {.path = "/v1/completions",      GENERATE, .body = &srv_table_completions, .reply = "Completion", .about = "Continue prompts, in the form of OpenAI."},
     {.path = "/v1/chat/completions", GENERATE, .body = &srv_table_chat, .reply = "ChatCompletion", .about = "Answer a conversation."},
     {.path = "/v1/embeddings",       .methods = SRV_POST, .run = srv_not_built_run, .refuses = true, .request = "AnyBody", .about = "Not done here."},
@@ -36,11 +39,39 @@ static bool matches(const srv_route *r, const char *path) {
     return r->prefix ? strncmp(path, r->path, n) == 0 && path[n] : strcmp(path, r->path) == 0;
 }
 
-const srv_route *srv_route_find(const char *path) {
-    for (int i = 0; i < srv_route_count; i++)
-        if (matches(&srv_routes[i], path))
-            return &srv_routes[i];
-    return NULL;
+bool srv_route_served(const srv_server *srv, const srv_route *r) {
+    return srv->set->page || !r->page;
+}
+
+static int method_bit(const char *method) {
+    if (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0)
+        return SRV_GET;
+    return strcmp(method, "POST") == 0 ? SRV_POST : 0;
+}
+
+const srv_route *srv_route_find(const srv_server *srv, const char *path, const char *method,
+                                int *methods) {
+    const srv_route *found = NULL;
+    int asked = method_bit(method);
+    *methods = 0;
+    for (int i = 0; i < srv_route_count; i++) {
+        const srv_route *r = &srv_routes[i];
+        if (!srv_route_served(srv, r) || !matches(r, path))
+            continue;
+        *methods |= r->methods;
+        if (!found || ((r->methods & asked) && !(found->methods & asked)))
+            found = r;
+    }
+    return found;
+}
+
+bool srv_method_allowed(int methods, const char *method) {
+    return (methods & method_bit(method)) != 0;
+}
+
+const char *srv_allow(int methods) {
+    static const char *const words[] = {"", "GET, HEAD", "POST", "GET, HEAD, POST"};
+    return words[methods & (SRV_GET | SRV_POST)];
 }
 
 void srv_route_tail(srv_req *req, const char *path) {
@@ -48,9 +79,17 @@ void srv_route_tail(srv_req *req, const char *path) {
         snprintf(req->tail, sizeof req->tail, "%s", path + strlen(req->route->path));
 }
 
+/* Rows of one path are counted together: methods that it has not belong to none of them. */
+static int counted_row(const srv_route *route) {
+    int row = 0;
+    while (row < srv_route_count && (!route || strcmp(srv_routes[row].path, route->path) != 0))
+        row++;
+    return row;
+}
+
 void srv_count(srv_server *srv, const srv_route *route, int status) {
     static const int codes[SRV_N_CODES] = SRV_COUNTED_CODES;
-    int row = route ? (int)(route - srv_routes) : srv_route_count, col = 0;
+    int row = counted_row(route), col = 0;
     while (col < SRV_N_CODES - 1 && codes[col] != status)
         col++;
     atomic_fetch_add(&srv->counts[row][col], 1);

@@ -95,8 +95,11 @@ typedef struct srv_backends {
 
 /* Status codes that are counted one by one; others fall into the last row. */
 #define SRV_COUNTED_CODES                                                                          \
-    { 200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500, 501, 503, 0 }
-enum { SRV_N_CODES = 19, SRV_MAX_ROUTES = 32 };
+    {                                                                                              \
+        200, 304, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500, 501,  \
+            503, 0                                                                                 \
+    }
+enum { SRV_N_CODES = 20, SRV_MAX_ROUTES = 32 };
 
 struct srv_server {
     const srv_settings *set;
@@ -119,15 +122,21 @@ struct srv_server {
     atomic_uint_least64_t counts[SRV_MAX_ROUTES + 1][SRV_N_CODES]; /* last row: no route */
 };
 
+typedef struct srv_header {
+    const char *name, *value;
+} srv_header;
+
 /* An answer in the making. */
 typedef struct srv_reply {
     bool ready;
     bool stream; /* body is pulled by srv_stream_pull */
     bool close;
     int status;
-    int retry_after;   /* seconds, 0: no header */
-    const char *allow; /* for 405 */
-    const char *type;  /* content type */
+    int retry_after;        /* seconds, 0: no header */
+    const char *allow;      /* for 405 */
+    const char *type;       /* content type */
+    const char *etag;       /* may be kept and asked for again; NULL: must not be stored */
+    const srv_header *more; /* further headers, the last without a name; or NULL */
     srv_buf body;
 } srv_reply;
 
@@ -267,6 +276,7 @@ struct srv_route {
     int methods;
     bool open;                                   /* answers without a key */
     bool early;                                  /* answers while the model is loading */
+    bool page;                                   /* not there with --no-page */
     bool heavy;                                  /* large bodies go to a worker */
     bool (*admit)(srv_req *req, srv_problem *p); /* cheap refusals before any work; or NULL */
     void (*run)(srv_req *req);                   /* fills req->reply or starts a generation */
@@ -274,13 +284,20 @@ struct srv_route {
     bool stream;                                 /* answers as a stream whatever the body says */
     bool refuses;                                /* never answers with 200 */
     const char *about;                           /* for /openapi.json, as the next two */
-    const char *request, *reply;                 /* names of schemas; NULL: `body`, plain text */
+    const char *request, *reply;                 /* names of schemas; NULL: `body`, `media` */
+    const char *media;                           /* of the answer; NULL: plain text */
 };
 
 extern const srv_route srv_routes[];
 extern const int srv_route_count;
 
-const srv_route *srv_route_find(const char *path);
+/* The row for a path, of several the one that has the method; NULL: none. *methods: those that any
+ * row of the path has. */
+const srv_route *srv_route_find(const srv_server *srv, const char *path, const char *method,
+                                int *methods);
+bool srv_route_served(const srv_server *srv, const srv_route *r);
+bool srv_method_allowed(int methods, const char *method);
+const char *srv_allow(int methods);                  /* the value of an Allow header */
 void srv_route_tail(srv_req *req, const char *path); /* fills req->tail */
 void srv_count(srv_server *srv, const srv_route *route, int status);
 
@@ -305,6 +322,7 @@ void srv_model_run(srv_req *req);
 void srv_info_run(srv_req *req);
 void srv_not_built_run(srv_req *req);
 void srv_openapi_run(srv_req *req); /* openapi.c */
+void srv_page_run(srv_req *req);    /* page.c */
 
 /* gen_out.c: what the dialects share */
 void srv_gen_note_done(srv_req *req, const eng_event *ev); /* keep figures for the log */

@@ -29,6 +29,7 @@ typedef struct srv_settings {
     const char *api_key_file; /* NULL: none */
     const char *allowed_host; /* comma-separated, NULL: none */
     bool insecure_no_auth;
+    bool page; /* the web page at / */
     const char *chat_template; /* name of a row; NULL: what the model folder says */
 } srv_settings;
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 GETS = ["/health", "/ready", "/v1/models", "/v1/models/tiny", "/info", "/metrics",
-        "/openapi.json"]
-POSTS = ["/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions",
+        "/openapi.json", "/ui/app.js"]
+POSTS = ["/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions",
          "/v1/embeddings", "/tokenize", "/detokenize"]
 
 
