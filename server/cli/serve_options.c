@@ -6,6 +6,7 @@
 #include "server/engine/engine.h"
 
 static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
+static const char *const compat_names[] = {"none", "vllm", NULL};
 static const char *const format_names[] = {"text", "json", NULL};
 
 #define NAMED(name, env_name) .flag = name, .key = name, .env = "TNL_" env_name
@@ -88,6 +89,8 @@ static const cli_opt rows[] = {
     {.help = "Logging:"},
     {NAMED("log-level", "LOG_LEVEL"), CHOICE(log_level, level_names, "info"), .help = "least important line"},
     {NAMED("log-format", "LOG_FORMAT"), CHOICE(log_format, format_names, "text"), .help = "form of a line"},
+    {NAMED("metrics-compat", "METRICS_COMPAT"), CHOICE(http.metrics_compat, compat_names, "none"),
+     .help = "give the figures of /metrics under vLLM's names, too"},
     {.flag = "fields", .type = CLI_BOOL, .offset = offsetof(cli_serve_settings, fields),
      .help = "print the fields of POST /generate as JSON, and exit"},
 };

@@ -104,7 +104,7 @@ bool eng_step(eng_engine *e);
  * reader who has seen an event finds it counted. ---- */
 void eng_metrics_paused(eng_engine *e, int paused);
 void eng_metrics_step(eng_engine *e, int64_t prompt_tokens, int64_t drafted);
-void eng_metrics_prefix(eng_engine *e, int64_t cached); /* one lookup */
+void eng_metrics_prefix(eng_engine *e, const eng_request *r); /* one lookup */
 void eng_metrics_prefix_size(eng_engine *e);
 void eng_metrics_busy(eng_engine *e, double seconds);
 void eng_metrics_token(eng_engine *e, const eng_request *r, double now, bool guessed);

@@ -172,10 +172,10 @@ void eng_request_release(eng_request *r); /* cancels if not done; r is gone for 
 /* Drain: refuse new requests, finish running and queued ones. Returns at once. */
 void eng_drain(eng_engine *e);
 
-/* Counters and gauges, read by copy from any thread. Histograms: upper bounds in
- * eng_hist_bounds (seconds), the last bucket is +Inf. */
+/* Counters and gauges, read by copy from any thread. Histograms: upper bounds in eng_hist_bounds
+ * (seconds) or eng_hist_token_bounds, the last bucket is +Inf. */
 enum { ENG_HIST = 16 };
-extern const double eng_hist_bounds[ENG_HIST - 1];
+extern const double eng_hist_bounds[ENG_HIST - 1], eng_hist_token_bounds[ENG_HIST - 1];
 typedef struct eng_hist {
     uint64_t bucket[ENG_HIST]; /* not cumulative */
     uint64_t count;
@@ -193,10 +193,12 @@ typedef struct eng_metrics {
     size_t state_bytes; /* per slot */
     /* texts already read: requests that asked, that found a prefix, tokens it spared; gauges */
     uint64_t prefix_queries, prefix_hits, prefix_tokens, prefix_evicted;
+    uint64_t prefix_asked; /* prompt tokens of the requests that asked */
     size_t prefix_bytes, prefix_budget;
     int64_t prefix_states;
     double busy_seconds; /* time the engine thread spent in steps */
-    eng_hist queue_s, ttft_s, per_token_s, request_s;
+    eng_hist queue_s, ttft_s, per_token_s, prefill_s, decode_s, request_s;
+    eng_hist request_prompt, request_generated; /* tokens of a request that ended */
 } eng_metrics;
 
 void eng_metrics_get(eng_engine *e, eng_metrics *out);

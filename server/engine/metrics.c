@@ -4,13 +4,24 @@
 const double eng_hist_bounds[ENG_HIST - 1] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
                                               0.5,   1,      2.5,   5,    10,    30,   60};
 
-static void observe(eng_hist *h, double v) {
+const double eng_hist_token_bounds[ENG_HIST - 1] = {
+    1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 100000, 1000000};
+
+static void observe_in(eng_hist *h, const double *bounds, double v) {
     int i = 0;
-    while (i < ENG_HIST - 1 && v > eng_hist_bounds[i])
+    while (i < ENG_HIST - 1 && v > bounds[i])
         i++;
     h->bucket[i]++;
     h->count++;
     h->sum += v;
+}
+
+static void observe(eng_hist *h, double seconds) {
+    observe_in(h, eng_hist_bounds, seconds);
+}
+
+static void observe_tokens(eng_hist *h, int64_t n) {
+    observe_in(h, eng_hist_token_bounds, (double)n);
 }
 
 void eng_metrics_admitted(eng_engine *e, double waited) {
@@ -26,7 +37,14 @@ void eng_metrics_ended(eng_engine *e, const eng_request *r, eng_finish finish, t
         m->cancelled_decode += r->phase == ENG_PHASE_DECODE;
     }
     m->nonfinite += finish == ENG_FINISH_ERROR && error == TNL_E_NONFINITE;
-    observe(&m->request_s, eng_now() - r->submitted);
+    double now = eng_now();
+    observe(&m->request_s, now - r->submitted);
+    if (r->decoding > 0) {
+        observe(&m->prefill_s, r->decoding - r->admitted);
+        observe(&m->decode_s, now - r->decoding);
+    }
+    observe_tokens(&m->request_prompt, r->n_prompt);
+    observe_tokens(&m->request_generated, r->generated);
 }
 
 void eng_metrics_paused(eng_engine *e, int paused) {
@@ -43,11 +61,12 @@ void eng_metrics_step(eng_engine *e, int64_t prompt_tokens, int64_t drafted) {
     pthread_mutex_unlock(&e->lock);
 }
 
-void eng_metrics_prefix(eng_engine *e, int64_t cached) {
+void eng_metrics_prefix(eng_engine *e, const eng_request *r) {
     pthread_mutex_lock(&e->lock);
     e->metrics.prefix_queries++;
-    e->metrics.prefix_hits += cached > 0;
-    e->metrics.prefix_tokens += (uint64_t)cached;
+    e->metrics.prefix_hits += r->cached > 0;
+    e->metrics.prefix_asked += (uint64_t)r->n_prompt;
+    e->metrics.prefix_tokens += (uint64_t)r->cached;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -96,7 +115,7 @@ void eng_metrics_add(eng_metrics *sum, const eng_metrics *m) {
         AT(accepted),         AT(rejected_full),  AT(cancelled_queue),  AT(cancelled_prefill),
         AT(cancelled_decode), AT(prompt_tokens),  AT(generated_tokens), AT(steps),
         AT(nonfinite),        AT(drafted_tokens), AT(accepted_tokens),  AT(prefix_queries),
-        AT(prefix_hits),      AT(prefix_tokens),  AT(prefix_evicted),
+        AT(prefix_hits),      AT(prefix_tokens),  AT(prefix_evicted),   AT(prefix_asked),
 #undef AT
     };
     for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++)
@@ -108,7 +127,11 @@ void eng_metrics_add(eng_metrics *sum, const eng_metrics *m) {
     add_hist(&sum->queue_s, &m->queue_s);
     add_hist(&sum->ttft_s, &m->ttft_s);
     add_hist(&sum->per_token_s, &m->per_token_s);
+    add_hist(&sum->prefill_s, &m->prefill_s);
+    add_hist(&sum->decode_s, &m->decode_s);
     add_hist(&sum->request_s, &m->request_s);
+    add_hist(&sum->request_prompt, &m->request_prompt);
+    add_hist(&sum->request_generated, &m->request_generated);
 }
 
 bool eng_idle(eng_engine *e) {

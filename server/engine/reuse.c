@@ -104,7 +104,7 @@ void eng_reuse_begin(eng_engine *e, eng_slot *slot) {
     if (find_leader(e, r))
         e->followers++;
     else
-        eng_metrics_prefix(e, r->cached);
+        eng_metrics_prefix(e, r);
 }
 
 int64_t eng_reuse_most(eng_engine *e, eng_slot *slot) {
@@ -116,7 +116,7 @@ int64_t eng_reuse_most(eng_engine *e, eng_slot *slot) {
         if (find_leader(e, r)) /* the first one left; those that waited follow the next */
             return 0;
         e->followers--;
-        eng_metrics_prefix(e, r->cached);
+        eng_metrics_prefix(e, r);
     }
     int64_t at = awaited_at(e, r);
     at = r->store_at > r->fed && r->store_at < at ? r->store_at : at;

@@ -1,175 +1,296 @@
-/* GET /metrics: Prometheus text format 0.0.4. One row per plain value; histograms and labelled
- * counters have a writer of their own. */
+/* GET /metrics: Prometheus' text format 0.0.4, or OpenMetrics 1.0 for those who ask for it. The two
+ * differ in the name of a counter's family, in units and in the last line. Families whose labels
+ * are only known at run time (routes, error codes) have writers of their own; all others are rows.
+ */
+#include <dirent.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "server/http/metrics_rows.h"
 #include "server/http/server.h"
 
-#define PROM_TYPE "text/plain; version=0.0.4; charset=utf-8"
+#define TEXT_TYPE "text/plain; version=0.0.4; charset=utf-8"
+#define OPEN_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-static void head(srv_buf *b, const char *name, const char *type, const char *help) {
-    srv_buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+typedef struct writer {
+    srv_buf *b;
+    bool open;          /* OpenMetrics */
+    const char *common; /* labels of every sample, or NULL */
+} writer;
+
+/* ---- the format ---- */
+
+static bool ends_in(const char *s, size_t n, const char *end) {
+    size_t m = strlen(end);
+    return n > m && memcmp(s + n - m, end, m) == 0;
 }
 
-static void value(srv_buf *b, const char *name, const char *type, const char *help, double v) {
-    head(b, name, type, help);
-    srv_buf_printf(b, "%s ", name);
-    srv_json_double(b, v);
-    srv_buf_puts(b, "\n");
+static void family(const writer *w, const char *name, srv_metric_type type, const char *help) {
+    static const char *const types[] = {"gauge", "counter", "histogram"};
+    static const char *const units[] = {"seconds", "bytes"};
+    int n = (int)strlen(name);
+    if (w->open && type == SRV_COUNTER)
+        n -= (int)strlen("_total");
+    srv_buf_printf(w->b, "# HELP %.*s %s\n# TYPE %.*s %s\n", n, name, help, n, name, types[type]);
+    for (int i = 0; w->open && i < 2; i++)
+        if (ends_in(name, (size_t)n, units[i]))
+            srv_buf_printf(w->b, "# UNIT %.*s %s\n", n, name, units[i]);
 }
 
-static void labelled(srv_buf *b, const char *name, const char *label, const char *word,
-                     uint64_t v) {
-    srv_buf_printf(b, "%s{%s=\"%s\"} ", name, label, word);
-    srv_json_int(b, (int64_t)v);
-    srv_buf_puts(b, "\n");
+/* Name and labels; `suffix` and the last label may be empty. */
+static void sample(const writer *w, const char *name, const char *suffix, const char *labels,
+                   const char *bound) {
+    const char *parts[] = {w->common, labels, bound};
+    bool any = false;
+    srv_buf_printf(w->b, "%s%s", name, suffix);
+    for (int i = 0; i < 3; i++) {
+        if (parts[i]) {
+            srv_buf_puts(w->b, any ? "," : "{");
+            srv_buf_puts(w->b, parts[i]);
+            any = true;
+        }
+    }
+    srv_buf_puts(w->b, any ? "} " : " ");
 }
 
-static void histogram(srv_buf *b, const char *name, const char *help, const eng_hist *h) {
+static void number(const writer *w, double v) {
+    srv_json_double(w->b, v);
+    srv_buf_puts(w->b, "\n");
+}
+
+/* Bounds are text to a reader that compares labels, so they have one form: always a point. */
+static void bound_label(char out[32], double v) {
+    srv_buf b = {0};
+    if (isinf(v))
+        srv_buf_puts(&b, "+Inf");
+    else if (v == floor(v))
+        srv_buf_printf(&b, "%.1f", v);
+    else
+        srv_json_double(&b, v);
+    snprintf(out, 32, "le=\"%.*s\"", (int)b.len, b.data ? b.data : "");
+    srv_buf_free(&b);
+}
+
+static void histogram(const writer *w, const srv_metric *row, const eng_hist *h) {
     uint64_t sum = 0;
-    head(b, name, "histogram", help);
+    char label[32];
     for (int i = 0; i < ENG_HIST; i++) {
         sum += h->bucket[i];
-        srv_buf_printf(b, "%s_bucket{le=\"", name);
-        if (i < ENG_HIST - 1)
-            srv_json_double(b, eng_hist_bounds[i]);
-        else
-            srv_buf_puts(b, "+Inf");
-        srv_buf_puts(b, "\"} ");
-        srv_json_int(b, (int64_t)sum);
-        srv_buf_puts(b, "\n");
+        bound_label(label, i < ENG_HIST - 1 ? row->bounds[i] : (double)INFINITY);
+        sample(w, row->name, "_bucket", row->labels, label);
+        number(w, (double)sum);
     }
-    srv_buf_printf(b, "%s_sum ", name);
-    srv_json_double(b, h->sum);
-    srv_buf_printf(b, "\n%s_count ", name);
-    srv_json_int(b, (int64_t)sum);
-    srv_buf_puts(b, "\n");
+    sample(w, row->name, "_sum", row->labels, NULL);
+    number(w, h->sum);
+    sample(w, row->name, "_count", row->labels, NULL);
+    number(w, (double)sum);
 }
 
-static void engine_values(srv_buf *b, const eng_metrics *m) {
-    const struct {
-        const char *name, *type, *help;
-        double v;
-    } rows[] = {
-        {"tnl_requests_running", "gauge", "Sequences in a slot.", m->running},
-        {"tnl_requests_waiting", "gauge", "Requests in the queue.", m->queued},
-        {"tnl_requests_paused", "gauge", "Sequences held back by a slow reader.", m->paused},
-        {"tnl_state_slots", "gauge", "Sequences that can run at once.", m->slots},
-        {"tnl_state_slots_used", "gauge", "Slots in use.", m->running},
-        {"tnl_state_slot_bytes", "gauge", "Bytes of one sequence's state.", (double)m->state_bytes},
-        {"tnl_requests_accepted_total", "counter", "Requests taken into the queue.",
-         (double)m->accepted},
-        {"tnl_prompt_tokens_total", "counter", "Prompt tokens read.", (double)m->prompt_tokens},
-        {"tnl_generated_tokens_total", "counter", "Tokens generated.", (double)m->generated_tokens},
-        {"tnl_spec_decode_num_draft_tokens_total", "counter", "Guessed tokens that were checked.",
-         (double)m->drafted_tokens},
-        {"tnl_spec_decode_num_accepted_tokens_total", "counter",
-         "Guessed tokens that came true and saved a step.", (double)m->accepted_tokens},
-        {"tnl_prefix_cache_queries_total", "counter",
-         "Requests whose prompt was looked up among those already read.",
-         (double)m->prefix_queries},
-        {"tnl_prefix_cache_hits_total", "counter", "Requests that began with a known prefix.",
-         (double)m->prefix_hits},
-        {"tnl_prefix_cache_tokens_total", "counter", "Prompt tokens that a known prefix spared.",
-         (double)m->prefix_tokens},
-        {"tnl_prefix_cache_evictions_total", "counter", "States that had to make room.",
-         (double)m->prefix_evicted},
-        {"tnl_prefix_cache_states", "gauge", "States kept.", (double)m->prefix_states},
-        {"tnl_prefix_cache_bytes", "gauge", "Bytes they take.", (double)m->prefix_bytes},
-        {"tnl_prefix_cache_limit_bytes", "gauge", "Bytes they may take.", (double)m->prefix_budget},
-        {"tnl_engine_steps_total", "counter", "Forward steps.", (double)m->steps},
-        {"tnl_engine_busy_seconds_total", "counter", "Time spent in steps.", m->busy_seconds},
-        {"tnl_nonfinite_total", "counter", "Requests ended by a value that is not finite.",
-         (double)m->nonfinite},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        value(b, rows[i].name, rows[i].type, rows[i].help, rows[i].v);
+/* ---- the rows ---- */
+
+static double member(const srv_figures *f, const srv_metric *row) {
+    const char *at = (const char *)f + row->at;
+    switch (row->member) {
+    case SRV_M_INT:
+        return *(const int *)(const void *)at;
+    case SRV_M_LONG:
+        return (double)*(const long *)(const void *)at;
+    case SRV_M_ULONG:
+        return (double)*(const unsigned long *)(const void *)at;
+    default:
+        return *(const double *)(const void *)at;
+    }
 }
 
-static void engine_counters(srv_buf *b, const eng_metrics *m, uint64_t rejected) {
-    head(b, "tnl_requests_rejected_total", "counter", "Requests refused for want of room.");
-    labelled(b, "tnl_requests_rejected_total", "reason", "queue_full", m->rejected_full + rejected);
-    head(b, "tnl_requests_finished_total", "counter", "Requests that ended, by reason.");
-    for (int f = ENG_FINISH_LENGTH; f <= ENG_FINISH_ERROR; f++)
-        labelled(b, "tnl_requests_finished_total", "finish_reason", eng_finish_names[f],
-                 m->finished[f]);
-    head(b, "tnl_requests_cancelled_total", "counter", "Requests cancelled, by phase.");
-    labelled(b, "tnl_requests_cancelled_total", "phase", "queue", m->cancelled_queue);
-    labelled(b, "tnl_requests_cancelled_total", "phase", "prefill", m->cancelled_prefill);
-    labelled(b, "tnl_requests_cancelled_total", "phase", "decode", m->cancelled_decode);
-    histogram(b, "tnl_queue_seconds", "Time from submission to a slot.", &m->queue_s);
-    histogram(b, "tnl_time_to_first_token_seconds", "Time from submission to the first token.",
-              &m->ttft_s);
-    histogram(b, "tnl_time_per_output_token_seconds", "Time between two tokens.", &m->per_token_s);
-    histogram(b, "tnl_request_duration_seconds", "Time from submission to the end.", &m->request_s);
+static void table(const writer *w, const srv_metric_table *t, const srv_figures *f) {
+    for (size_t i = 0; i < t->n; i++) {
+        const srv_metric *row = &t->rows[i];
+        if (i == 0 || strcmp(row->name, t->rows[i - 1].name) != 0)
+            family(w, row->name, row->type, row->help);
+        if (row->member == SRV_M_HIST) {
+            histogram(w, row, (const void *)((const char *)f + row->at));
+            continue;
+        }
+        sample(w, row->name, "", row->labels, NULL);
+        number(w, member(f, row));
+    }
 }
 
-static void http_values(srv_buf *b, srv_server *srv) {
+/* ---- families of their own ---- */
+
+static void build_info(const writer *w) {
+    srv_buf_printf(w->b, "# HELP tnl_build%s Version.\n# TYPE tnl_build%s %s\n",
+                   w->open ? "" : "_info", w->open ? "" : "_info", w->open ? "info" : "gauge");
+    sample(w, "tnl_build_info", "", "version=\"" TNL_VERSION "\"", NULL);
+    number(w, 1);
+}
+
+static void requests_by_route(const writer *w, srv_server *srv) {
     static const int codes[SRV_N_CODES] = SRV_COUNTED_CODES;
-    pthread_mutex_lock(&srv->watch.lock);
-    int connections = srv->watch.count;
-    pthread_mutex_unlock(&srv->watch.lock);
-    value(b, "tnl_http_connections", "gauge", "Open connections.", connections);
-    value(b, "tnl_http_connections_suspended", "gauge", "Connections waiting for work.",
-          atomic_load(&srv->suspended));
-    value(b, "tnl_http_requests_active", "gauge", "Requests being received or answered.",
-          atomic_load(&srv->active));
-    value(b, "tnl_http_upload_bytes", "gauge", "Memory reserved for request bodies.",
-          (double)atomic_load(&srv->upload_bytes));
-    head(b, "tnl_http_requests_total", "counter",
-         "Requests by route and status; 499: the client left first.");
+    char labels[160];
+    family(w, "tnl_http_requests_total", SRV_COUNTER,
+           "Requests by route and status; 499: the client left first, 0: a rarer status.");
     for (int r = 0; r <= srv_route_count; r++) {
         for (int c = 0; c < SRV_N_CODES; c++) {
             uint64_t n = atomic_load(&srv->counts[r][c]);
-            if (n)
-                srv_buf_printf(b, "tnl_http_requests_total{route=\"%s\",code=\"%d\"} %llu\n",
-                               r < srv_route_count ? srv_routes[r].path : "none", codes[c],
-                               (unsigned long long)n);
+            if (n == 0)
+                continue;
+            snprintf(labels, sizeof labels, "route=\"%s\",code=\"%d\"",
+                     r < srv_route_count ? srv_routes[r].path : "none", codes[c]);
+            sample(w, "tnl_http_requests_total", "", labels, NULL);
+            number(w, (double)n);
         }
     }
 }
 
-static double resident_bytes(void) {
-    FILE *f = fopen("/proc/self/statm", "re");
-    long long size = 0, resident = 0;
-    if (!f)
-        return 0;
-    if (fscanf(f, "%lld %lld", &size, &resident) != 2)
-        resident = 0;
-    fclose(f);
-    return (double)resident * (double)sysconf(_SC_PAGESIZE);
+/* Several refusals may share a code: their sum is given at the first one. */
+static void refusals_by_code(const writer *w, srv_server *srv) {
+    char labels[96];
+    family(w, "tnl_http_errors_total", SRV_COUNTER, "Requests refused, by the code of the error.");
+    for (int e = 0; e < SRV_ERR_COUNT; e++) {
+        const char *code = srv_err_code((srv_err)e);
+        uint64_t n = atomic_load(&srv->refusals[e]);
+        bool first = true;
+        for (int o = 0; o < SRV_ERR_COUNT; o++) {
+            bool same = o != e && strcmp(srv_err_code((srv_err)o), code) == 0;
+            n += same ? atomic_load(&srv->refusals[o]) : 0;
+            first = first && !(same && o < e);
+        }
+        if (n == 0 || !first)
+            continue;
+        snprintf(labels, sizeof labels, "code=\"%s\"", code);
+        sample(w, "tnl_http_errors_total", "", labels, NULL);
+        number(w, (double)n);
+    }
 }
 
-static void process_values(srv_buf *b, const srv_server *srv) {
+/* ---- taking the figures ---- */
+
+static void memory_figures(srv_figures *f) {
+    FILE *file = fopen("/proc/self/statm", "re");
+    long long size = 0, resident = 0, page = sysconf(_SC_PAGESIZE);
+    if (!file)
+        return;
+    if (fscanf(file, "%lld %lld", &size, &resident) == 2) {
+        f->virtual_bytes = size * page;
+        f->resident_bytes = resident * page;
+    }
+    fclose(file);
+}
+
+/* Entries of a folder of /proc; `self` of them are there because we look. */
+static int64_t count_entries(const char *path, int64_t self) {
+    DIR *dir = opendir(path);
+    int64_t n = -self;
+    if (!dir)
+        return 0;
+    for (const struct dirent *d; (d = readdir(dir));)
+        n += d->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+static void process_figures(srv_figures *f, const srv_server *srv) {
     struct rusage u;
+    struct rlimit r;
     getrusage(RUSAGE_SELF, &u);
-    double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-                 (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-    value(b, "process_cpu_seconds_total", "counter", "Processor time used.", cpu);
-    value(b, "process_resident_memory_bytes", "gauge", "Memory resident.", resident_bytes());
-    value(b, "process_start_time_seconds", "gauge", "Start, seconds since 1970.",
-          (double)srv->start_time);
+    f->cpu_seconds = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+                     (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+    f->start_seconds = (double)srv->start_time;
+    f->max_fds = getrlimit(RLIMIT_NOFILE, &r) == 0 ? (int64_t)r.rlim_cur : 0;
+    f->open_fds = count_entries("/proc/self/fd", 1);
+    f->threads = count_entries("/proc/self/task", 0);
+    memory_figures(f);
+}
+
+static void http_figures(srv_figures *f, srv_server *srv) {
+    pthread_mutex_lock(&srv->watch.lock);
+    f->connections = srv->watch.count;
+    pthread_mutex_unlock(&srv->watch.lock);
+    f->suspended = atomic_load(&srv->suspended);
+    f->active = atomic_load(&srv->active);
+    f->upload_bytes = atomic_load(&srv->upload_bytes);
+}
+
+static void engine_figures(srv_figures *f, srv_server *srv, const srv_backend *be) {
+    srv_backend_metrics(srv, be, &f->eng);
+    f->load_seconds = be->load_seconds;
+    f->reloads = atomic_load(&srv->backends.reloads_done);
+    f->reloads_failed = atomic_load(&srv->backends.reloads_failed);
+    f->reload_good = !atomic_load(&srv->backends.last_failed);
+    f->eng.rejected_full += atomic_load(&srv->rejected);
+    f->slots_share = f->eng.slots > 0 ? (double)f->eng.running / f->eng.slots : 0;
+    f->finished_stop = f->eng.finished[ENG_FINISH_STOP] + f->eng.finished[ENG_FINISH_EOS];
+    f->prompt_tokens = f->eng.prompt_tokens + f->eng.prefix_tokens;
+}
+
+/* ---- the answer ---- */
+
+/* The q of a type in an Accept header; 0 where it is not named. */
+static double accepted(const char *accept, const char *type) {
+    const char *at = accept ? strcasestr(accept, type) : NULL;
+    if (!at)
+        return 0;
+    const char *end = at + strcspn(at, ",");
+    for (const char *p = at; p < end; p += strcspn(p, ";,")) {
+        p += strspn(p, "; ");
+        if (strncasecmp(p, "q=", 2) == 0)
+            return strtod(p + 2, NULL);
+    }
+    return 1;
+}
+
+static bool wants_open(srv_req *req) {
+    const char *v = MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, "Accept");
+    double open = accepted(v, "application/openmetrics-text");
+    return open > 0 && open >= accepted(v, "text/plain");
+}
+
+/* vLLM's labels. In a label's value, backslash, quote and line feed are escaped. */
+static void vllm_labels(srv_buf *out, const char *alias) {
+    srv_buf_puts(out, "model_name=\"");
+    for (const char *p = alias; *p; p++) {
+        if (*p == '\\' || *p == '"')
+            srv_buf_puts(out, "\\");
+        srv_buf_put(out, *p == '\n' ? "\\n" : p, *p == '\n' ? 2 : 1);
+    }
+    srv_buf_put(out, "\",engine=\"0\"", sizeof "\",engine=\"0\""); /* with its NUL */
+}
+
+static void vllm_names(const writer *w, const srv_server *srv, const srv_figures *f) {
+    srv_buf labels = {0};
+    vllm_labels(&labels, srv->set->alias);
+    if (!labels.failed) {
+        writer named = {w->b, w->open, labels.data};
+        table(&named, &srv_metrics_vllm, f);
+    }
+    srv_buf_free(&labels);
 }
 
 void srv_metrics_run(srv_req *req) {
     srv_server *srv = req->srv;
     srv_buf b = {0};
-    head(&b, "tnl_build_info", "gauge", "Version.");
-    srv_buf_puts(&b, "tnl_build_info{version=\"" TNL_VERSION "\"} 1\n");
-    bool ready = req->be != NULL;
-    value(&b, "tnl_ready", "gauge", "1: the model is loaded and requests are accepted.",
-          ready && !atomic_load(&srv->draining));
-    if (ready) {
-        eng_metrics m;
-        srv_backend_metrics(srv, req->be, &m);
-        value(&b, "tnl_model_load_seconds", "gauge", "Time the model took to load.",
-              req->be->load_seconds);
-        engine_values(&b, &m);
-        engine_counters(&b, &m, atomic_load(&srv->rejected));
+    srv_figures f = {0};
+    writer w = {&b, wants_open(req), NULL};
+    f.ready = req->be && !atomic_load(&srv->draining);
+    http_figures(&f, srv);
+    process_figures(&f, srv);
+    build_info(&w);
+    table(&w, &srv_metrics_always, &f);
+    requests_by_route(&w, srv);
+    refusals_by_code(&w, srv);
+    if (req->be) {
+        engine_figures(&f, srv, req->be);
+        table(&w, &srv_metrics_engine, &f);
+        if (srv->set->metrics_compat)
+            vllm_names(&w, srv, &f);
     }
-    http_values(&b, srv);
-    process_values(&b, srv);
-    srv_reply_body(req, 200, PROM_TYPE, &b);
+    if (w.open)
+        srv_buf_puts(&b, "# EOF\n");
+    srv_reply_body(req, 200, w.open ? OPEN_TYPE : TEXT_TYPE, &b);
 }

@@ -36,6 +36,7 @@ void srv_reply_problem(srv_req *req, const srv_problem *p) {
     srv_buf_puts(&b, "\n");
     int status = d && d->status ? d->status(p->err) : srv_err_status(p->err);
     srv_reply_body(req, status, SRV_JSON, &b);
+    atomic_fetch_add(&req->srv->refusals[p->err], 1);
     if (req->reply.status == 503)
         req->reply.retry_after = srv_retry_after(req->srv);
 }
@@ -95,6 +96,7 @@ enum MHD_Result srv_reply_queue(srv_req *req) {
 void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
     srv_buf body = {0}, all = {0};
     int status = srv_err_status(p->err);
+    atomic_fetch_add(&req->srv->refusals[p->err], 1);
     srv_buf_puts(&body, "{\"error\":");
     srv_err_object(&body, p);
     srv_buf_puts(&body, "}\n");

@@ -120,6 +120,7 @@ struct srv_server {
     atomic_int suspended;
     atomic_uint_least64_t rejected; /* queue full, seen before the engine was asked */
     atomic_uint_least64_t counts[SRV_MAX_ROUTES + 1][SRV_N_CODES]; /* last row: no route */
+    atomic_uint_least64_t refusals[SRV_ERR_COUNT];
 };
 
 typedef struct srv_header {

@@ -31,6 +31,7 @@ typedef struct srv_settings {
     bool insecure_no_auth;
     bool page; /* the web page at / */
     const char *chat_template; /* name of a row; NULL: what the model folder says */
+    int metrics_compat;        /* 1: figures under vLLM's names, too */
 } srv_settings;
 
 #endif

@@ -135,56 +135,6 @@ def test_errors_have_one_shape(server):
         assert set(r.json["error"]) == {"message", "type", "param", "code"}
 
 
-SAMPLE = re.compile(r'([a-z_]+)(\{[a-z_]+="[^"]*"(?:,[a-z_]+="[^"]*")*\})? '
-                    r'(-?[0-9.e+-]+|\+Inf|NaN)')
-
-
-def test_metrics_format(server):
-    """What promtool checks: HELP and TYPE once and before samples, names by type, no duplicates,
-    histograms cumulative and complete."""
-    server.generate(prompt="x", max_tokens=3)
-    r = server.get("/metrics")
-    assert r.headers["content-type"].startswith("text/plain; version=0.0.4")
-    text = r.body.decode()
-    assert text.endswith("\n")
-    types, helps, seen, current = {}, set(), set(), None
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            name = line.split()[2]
-            assert name not in helps and len(line.split()) > 3
-            helps.add(name)
-        elif line.startswith("# TYPE "):
-            _, _, current, kind = line.split()
-            assert current in helps and current not in types
-            types[current] = kind
-            assert (kind == "counter") == current.endswith("_total")
-        else:
-            m = SAMPLE.fullmatch(line)
-            assert m, line
-            assert m.group(1).startswith(current)
-            assert m.group(1) + (m.group(2) or "") not in seen
-            seen.add(m.group(1) + (m.group(2) or ""))
-            assert m.group(1).startswith(("tnl_", "process_"))
-    assert set(types) == helps
-    values = server.metrics()
-    for name in (n for n, t in types.items() if t == "histogram"):
-        buckets = [v for k, v in values.items() if k.startswith(name + "_bucket")]
-        assert buckets == sorted(buckets)
-        assert buckets[-1] == values[name + "_count"] == values[name + '_bucket{le="+Inf"}']
-
-
-def test_counters_move(server):
-    before = server.metrics()
-    server.generate(prompt=[1, 2, 3], max_tokens=5, ignore_eos=True)
-    after = server.metrics()
-    for name, by in [("tnl_prompt_tokens_total", 3), ("tnl_generated_tokens_total", 5),
-                     ("tnl_requests_accepted_total", 1),
-                     ('tnl_requests_finished_total{finish_reason="length"}', 1),
-                     ("tnl_request_duration_seconds_count", 1),
-                     ("tnl_time_to_first_token_seconds_count", 1)]:
-        assert after[name] - before[name] == by, name
-
-
 def test_without_tokenizer(start, model_ids):
     s = start(folder=model_ids)
     r = s.post("/generate", {"prompt": "text"})

@@ -43,6 +43,11 @@ static void ends_by_length(void **state) {
     assert_int_equal(m.steps, 5); /* the last token is not fed back */
     assert_int_equal(m.ttft_s.count, 1);
     assert_int_equal(m.per_token_s.count, 4);
+    assert_int_equal(m.prefill_s.count, 1);
+    assert_int_equal(m.decode_s.count, 1);
+    assert_int_equal(m.request_prompt.sum, 2);
+    assert_int_equal(m.request_generated.sum, 5);
+    assert_int_equal(m.request_generated.bucket[1], 1); /* 2 to 5 */
     assert_true(eng_idle(b.e));
     bench_close(&b);
 }
