@@ -1,10 +1,8 @@
-/* Key file reading, key comparison, Host and Origin rules. */
+/* Where keys come from, who holds them, and their replacement. */
 #include "server/http/access.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -13,43 +11,7 @@
 
 #include "kernels/base/log.h"
 
-enum { KEY_FILE_MAX = 65536, KEY_MIN = 16, KEY_MAX = 4096, HOST_MAX = 255 };
-
-/* ---- the key ---- */
-
-static tnl_status take_key(srv_access *out, const char *key, size_t n, const char *where,
-                           tnl_error *err) {
-    if (n < KEY_MIN || n > KEY_MAX)
-        return tnl_fail(err, TNL_E_USAGE, "%s: the key has %zu characters, expected %d to %d",
-                        where, n, KEY_MIN, KEY_MAX);
-    for (size_t i = 0; i < n; i++)
-        if (key[i] <= 0x20 || key[i] >= 0x7F)
-            return tnl_fail(err, TNL_E_USAGE,
-                            "%s: the key has a character that is not printable "
-                            "ASCII",
-                            where);
-    srv_sha256(out->key, key, n);
-    out->has_key = true;
-    return TNL_OK;
-}
-
-/* The first line that is neither empty nor a comment. */
-static const char *key_line(const char *text, size_t n, size_t *len) {
-    for (size_t i = 0; i < n;) {
-        size_t end = i;
-        while (end < n && text[end] != '\n')
-            end++;
-        size_t last = end;
-        while (last > i && (text[last - 1] == '\r' || text[last - 1] == ' '))
-            last--;
-        if (last > i && text[i] != '#') {
-            *len = last - i;
-            return text + i;
-        }
-        i = end + 1;
-    }
-    return NULL;
-}
+/* ---- the text of the keys ---- */
 
 static tnl_status check_key_file(int fd, const char *shown, tnl_error *err) {
     struct stat st;
@@ -59,13 +21,29 @@ static tnl_status check_key_file(int fd, const char *shown, tnl_error *err) {
         return tnl_fail(err, TNL_E_USAGE,
                         "%s: the key file has mode %04o, others can read it; expected 0600", shown,
                         (unsigned)(st.st_mode & 07777));
-    if (st.st_size > KEY_FILE_MAX)
+    if (st.st_size > SRV_KEY_TEXT_MAX)
         return tnl_fail(err, TNL_E_USAGE, "%s: the key file is larger than %d bytes", shown,
-                        KEY_FILE_MAX);
+                        SRV_KEY_TEXT_MAX);
     return TNL_OK;
 }
 
-static tnl_status read_key_file(srv_access *out, const char *path, tnl_error *err) {
+/* All of it, as far as there is room. */
+static ssize_t read_all(int fd, char *text, size_t room) {
+    size_t n = 0;
+    while (n < room) {
+        ssize_t got = read(fd, text + n, room - n);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -1;
+        if (got == 0)
+            break;
+        n += (size_t)got;
+    }
+    return (ssize_t)n;
+}
+
+static tnl_status read_key_file(srv_keys **out, const char *path, tnl_error *err) {
     char shown[224];
     tnl_log_escape(shown, sizeof shown, path, strlen(path));
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
@@ -75,17 +53,12 @@ static tnl_status read_key_file(srv_access *out, const char *path, tnl_error *er
     tnl_status s = check_key_file(fd, shown, err);
     if (s != TNL_OK)
         goto done;
-    text = malloc(KEY_FILE_MAX);
-    ssize_t n = text ? read(fd, text, KEY_FILE_MAX) : -1;
-    if (n < 0) {
-        s = tnl_fail(err, TNL_E_IO, "%s: cannot be read", shown);
-        goto done;
-    }
-    size_t len = 0;
-    const char *line = key_line(text, (size_t)n, &len);
-    s = line ? take_key(out, line, len, shown, err)
-             : tnl_fail(err, TNL_E_USAGE, "%s: the key file holds no key", shown);
-    explicit_bzero(text, KEY_FILE_MAX);
+    text = malloc(SRV_KEY_TEXT_MAX + 1); /* one more shows that it has grown */
+    ssize_t n = text ? read_all(fd, text, SRV_KEY_TEXT_MAX + 1) : -1;
+    s = n < 0 ? tnl_fail(err, TNL_E_IO, "%s: cannot be read", shown)
+              : srv_keys_parse(out, text, (size_t)n, shown, err);
+    if (text)
+        explicit_bzero(text, SRV_KEY_TEXT_MAX + 1);
 done:
     free(text);
     close(fd);
@@ -93,27 +66,96 @@ done:
 }
 
 /* The variable is wiped in place, so that it does not stay in /proc/self/environ. */
-static tnl_status read_key_env(srv_access *out, tnl_error *err) {
+static tnl_status read_key_env(srv_keys **out, tnl_error *err) {
     char *value = getenv("TNL_API_KEY");
     if (!value || !*value)
         return TNL_OK;
     size_t n = strlen(value);
-    tnl_status s = take_key(out, value, n, "TNL_API_KEY", err);
+    tnl_status s = srv_keys_parse(out, value, n, "TNL_API_KEY", err);
     explicit_bzero(value, n);
     unsetenv("TNL_API_KEY");
     return s;
 }
 
+/* ---- holders ---- */
+
+static void free_holders(srv_holders *h) {
+    for (size_t i = 0; h->tenant && i < h->keys->n; i++)
+        srv_tenant_unref(h->tenant[i]);
+    free(h->tenant);
+    free(h->keys);
+    memset(h, 0, sizeof *h);
+}
+
+static srv_tenant *same_name(const srv_holders *h, const char *name) {
+    for (size_t i = 0; h->tenant && i < h->keys->n; i++)
+        if (strcmp(h->tenant[i]->name, name) == 0)
+            return h->tenant[i];
+    return NULL;
+}
+
+/* Takes `keys`, also on failure. Names that `old` knows keep their holder. */
+static tnl_status make_holders(srv_holders *out, srv_keys *keys, const srv_holders *old,
+                               const srv_limits *preset, tnl_error *err) {
+    *out = (srv_holders){keys, calloc(keys->n, sizeof *out->tenant)};
+    bool fine = out->tenant != NULL;
+    for (size_t i = 0; fine && i < keys->n; i++) {
+        const srv_key *k = &keys->key[i];
+        srv_limits limits = srv_limits_over(k->limits, preset);
+        srv_tenant *t = srv_tenant_ref(same_name(old, k->name));
+        out->tenant[i] = t ? t : srv_tenant_new(k->name, srv_key_id(k->name), &limits);
+        fine = out->tenant[i] != NULL;
+    }
+    if (fine)
+        return TNL_OK;
+    free_holders(out);
+    return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+}
+
+static void apply_lines(const srv_holders *h, const srv_limits *preset) {
+    for (size_t i = 0; i < h->keys->n; i++) {
+        srv_limits limits = srv_limits_over(h->keys->key[i].limits, preset);
+        srv_tenant_set(h->tenant[i], &limits, h->keys->key[i].admin);
+    }
+}
+
+/* ---- opening, reloading, closing ---- */
+
+static tnl_status read_keys(srv_access *out, const srv_settings *s, tnl_error *err) {
+    srv_keys *keys = NULL;
+    const srv_holders none = {0};
+    if (s->api_key_file && *s->api_key_file) {
+        out->key_file = s->api_key_file;
+        TNL_TRY(read_key_file(&keys, s->api_key_file, err));
+    } else {
+        TNL_TRY(read_key_env(&keys, err));
+    }
+    if (!keys)
+        return TNL_OK;
+    TNL_TRY(make_holders(&out->now, keys, &none, &out->preset, err));
+    apply_lines(&out->now, &out->preset);
+    out->keyed = true;
+    return TNL_OK;
+}
+
 tnl_status srv_access_open(srv_access *out, const srv_settings *s, tnl_error *err) {
     memset(out, 0, sizeof *out);
+    pthread_rwlock_init(&out->lock, NULL);
+    out->opened = true;
     out->bind_host = s->host;
     out->allowed = s->allowed_host;
+    out->cors = s->cors_origin;
     out->bind_any = strcmp(s->host, "0.0.0.0") == 0 || strcmp(s->host, "::") == 0;
-    if (s->api_key_file && *s->api_key_file)
-        TNL_TRY(read_key_file(out, s->api_key_file, err));
-    else
-        TNL_TRY(read_key_env(out, err));
-    if (!out->has_key && !srv_access_is_loopback(s->host) && !s->insecure_no_auth)
+    out->preset = s->limits;
+    TNL_TRY(srv_nets_parse(&out->trusted, s->trust_proxy, "--trust-proxy", err));
+    TNL_TRY(srv_access_check_origins(s->cors_origin, err));
+    TNL_TRY(read_keys(out, s, err));
+    if (!out->keyed && srv_limits_any(&out->preset)) {
+        out->addresses = srv_addresses_new(&out->preset, SRV_ADDRESSES_MAX);
+        if (!out->addresses)
+            return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    }
+    if (!out->keyed && !srv_access_is_loopback(s->host) && !s->insecure_no_auth)
         return tnl_fail(err, TNL_E_USAGE,
                         "--host %s can be reached from other machines and no API key is set: "
                         "give --api-key-file, or --insecure-no-auth to serve everyone",
@@ -121,90 +163,47 @@ tnl_status srv_access_open(srv_access *out, const srv_settings *s, tnl_error *er
     return TNL_OK;
 }
 
-bool srv_access_key_ok(const srv_access *a, const char *value) {
-    if (!a->has_key)
-        return true;
+tnl_status srv_access_reload(srv_access *a, tnl_error *err) {
+    srv_keys *keys = NULL;
+    srv_holders next;
+    if (!a->key_file)
+        return TNL_OK;
+    TNL_TRY(read_key_file(&keys, a->key_file, err));
+    /* one thread reloads: `now` does not change under this reading of it */
+    TNL_TRY(make_holders(&next, keys, &a->now, &a->preset, err));
+    pthread_rwlock_wrlock(&a->lock);
+    srv_holders old = a->now;
+    a->now = next;
+    apply_lines(&a->now, &a->preset);
+    pthread_rwlock_unlock(&a->lock);
+    free_holders(&old);
+    return TNL_OK;
+}
+
+void srv_access_close(srv_access *a) {
+    if (!a->opened)
+        return;
+    free_holders(&a->now);
+    srv_addresses_free(a->addresses);
+    pthread_rwlock_destroy(&a->lock);
+    memset(a, 0, sizeof *a);
+}
+
+/* ---- asking ---- */
+
+srv_tenant *srv_access_holder(srv_access *a, const char *value) {
     if (!value || strncasecmp(value, "Bearer ", 7) != 0)
-        return false;
-    uint8_t digest[SRV_SHA256_BYTES], diff = 0;
-    srv_sha256(digest, value + 7, strlen(value + 7));
-    for (int i = 0; i < SRV_SHA256_BYTES; i++)
-        diff |= (uint8_t)(digest[i] ^ a->key[i]);
-    return diff == 0;
+        return NULL;
+    pthread_rwlock_rdlock(&a->lock);
+    size_t at = srv_keys_find(a->now.keys, value + 7);
+    srv_tenant *t = at < a->now.keys->n ? srv_tenant_ref(a->now.tenant[at]) : NULL;
+    pthread_rwlock_unlock(&a->lock);
+    return t;
 }
 
-/* ---- names ---- */
-
-/* The host part of "name", "name:port", "[v6]" or "[v6]:port", brackets off. */
-static bool host_part(char out[HOST_MAX + 1], const char *host) {
-    const char *start = host, *end;
-    if (*host == '[') {
-        start++;
-        end = strchr(start, ']');
-        if (!end || (end[1] != 0 && end[1] != ':'))
-            return false;
-        host = end + 1;
-    } else {
-        end = host + strcspn(host, ":");
-        host = end;
-    }
-    size_t n = (size_t)(end - start);
-    if (n == 0 || n > HOST_MAX)
-        return false;
-    if (*host == ':' && (host[1] == 0 || host[1 + strspn(host + 1, "0123456789")] != 0))
-        return false;
-    memcpy(out, start, n);
-    out[n] = 0;
-    return true;
-}
-
-static bool is_ip(const char *name) {
-    struct in6_addr a;
-    return inet_pton(AF_INET, name, &a) == 1 || inet_pton(AF_INET6, name, &a) == 1;
-}
-
-bool srv_access_is_loopback(const char *name) {
-    struct in_addr v4;
-    struct in6_addr v6;
-    if (strcasecmp(name, "localhost") == 0)
-        return true;
-    if (inet_pton(AF_INET, name, &v4) == 1)
-        return (ntohl(v4.s_addr) >> 24) == 127;
-    return inet_pton(AF_INET6, name, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
-/* Is `name` in the comma-separated list (or the list is "*")? */
-static bool listed(const char *list, const char *name) {
-    size_t n = strlen(name);
-    while (list && *list) {
-        size_t len = strcspn(list, ",");
-        if (len == 1 && *list == '*')
-            return true;
-        if (len == n && strncasecmp(list, name, n) == 0)
-            return true;
-        list += len + (list[len] == ',');
-    }
-    return false;
-}
-
-bool srv_access_host_ok(const srv_access *a, const char *host) {
-    char name[HOST_MAX + 1];
-    if (listed(a->allowed, "*"))
-        return true;
-    if (!host_part(name, host))
-        return false;
-    return srv_access_is_loopback(name) || strcasecmp(name, a->bind_host) == 0 ||
-           listed(a->allowed, name) || (a->bind_any && is_ip(name));
-}
-
-bool srv_access_origin_ok(const char *origin, const char *host) {
-    if (!host)
-        return false;
-    if (strncmp(origin, "http://", 7) == 0)
-        origin += 7;
-    else if (strncmp(origin, "https://", 8) == 0)
-        origin += 8;
-    else
-        return false;
-    return strcasecmp(origin, host) == 0;
+void srv_access_each(srv_access *a, void (*fn)(void *ctx, srv_tenant *t), void *ctx) {
+    pthread_rwlock_rdlock(&a->lock);
+    for (size_t i = 0; a->now.tenant && i < a->now.keys->n; i++)
+        fn(ctx, a->now.tenant[i]);
+    pthread_rwlock_unlock(&a->lock);
 }

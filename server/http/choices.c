@@ -4,7 +4,7 @@
 #include <sys/random.h>
 
 #include "kernels/base/log.h"
-#include "server/http/server.h"
+#include "server/http/caller.h"
 
 static bool refuse_submit(const srv_req *req, srv_problem *p, tnl_status s) {
     switch (s) {
@@ -31,6 +31,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
     g->params.seed = c->seed;
     eng_job job = {.tokens = prompt->ids,
                    .n_tokens = prompt->n_ids,
+                   .key = srv_req_key(req),
                    .params = &g->params,
                    .grammar = g->grammar,
                    .wake = srv_wake_cb,
@@ -77,6 +78,8 @@ bool srv_choices_submit(srv_req *req, srv_problem *p) {
         req->choices[i].prompt_length = (int64_t)g->prompts[i / draws].n_ids;
     }
     atomic_store(&req->n_choices, (int)n);
+    if (!srv_caller_reserve(req, p))
+        return false;
     for (size_t i = 0; i < n; i++) {
         if (submit_one(req, &req->choices[i], p))
             continue;

@@ -10,8 +10,8 @@
 #include <time.h>
 
 #include "kernels/base/log.h"
+#include "server/http/caller.h"
 #include "server/http/json_in.h"
-#include "server/http/server.h"
 
 enum { SEND_BUFFER = 65536, LINGER_MS = 2000 };
 
@@ -159,6 +159,7 @@ void *srv_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd) {
 void srv_req_unref(srv_req *req) {
     if (atomic_fetch_sub(&req->refs, 1) != 1)
         return;
+    srv_caller_end(req);
     srv_choices_free(req);
     srv_gen_clear(&req->gen);
     srv_buf_free(&req->body);
@@ -182,9 +183,10 @@ static void log_request(const srv_req *req, int status) {
                  "decode_ms=%.1f",
                  (long long)req->prompt_tokens, (long long)req->completion_tokens,
                  eng_finish_names[req->finish], req->queue_ms, req->prefill_ms, req->decode_ms);
-    tnl_log(TNL_LOG_INFO, "%s %s %s %d %lldB %lldms%s", req->id[0] ? req->id : "-",
+    tnl_log(TNL_LOG_INFO, "%s %s %s %d %lldB %lldms client=%s key=%s%s", req->id[0] ? req->id : "-",
             req->method[0] ? req->method : "-", req->path, status, (long long)req->bytes_out,
-            (long long)(srv_now_ms() - req->begin_ms), work);
+            (long long)(srv_now_ms() - req->begin_ms), req->client[0] ? req->client : "-",
+            srv_req_key(req) ? req->tenant->name : "-", work);
 }
 
 void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
@@ -315,6 +317,7 @@ static enum MHD_Result first_call(srv_req *req, const char *url, const char *met
     srv_problem p = {0};
     req->started = true;
     name_request(req);
+    srv_caller_address(req);
     tnl_log_escape(req->method, sizeof req->method, method, strlen(method));
     if (!srv_frame_check(req, url, method, version, &p))
         return refuse_now(req, &p);
@@ -349,7 +352,8 @@ static void dispatch(srv_req *req) {
     }
     req->whole_deadline_ms = set->request_seconds ? srv_now_ms() + set->request_seconds * 1000 : 0;
     req->be = srv_backend_take(req->srv);
-    if (!state_allows(req, &p) || (req->route->admit && !req->route->admit(req, &p))) {
+    if (!state_allows(req, &p) || (req->route->admit && !req->route->admit(req, &p)) ||
+        !srv_caller_enter(req, &p)) {
         srv_reply_problem(req, &p);
         return;
     }

@@ -8,6 +8,7 @@
 
 #define SRV_INVALID "invalid_request_error"
 #define SRV_OVERLOADED "overloaded_error"
+#define SRV_LIMITED "rate_limit_error"
 
 /* clang-format off */
 #define SRV_ERR_LIST(X)                                                                                          \
@@ -40,6 +41,9 @@
     X(MEDIA_TYPE, 415, SRV_INVALID, "unsupported_media_type", "The body must be application/json in UTF-8.")     \
     X(EXPECT, 417, SRV_INVALID, "expectation_failed", "Only 100-continue can be expected.")                      \
     X(TOO_MANY_HEADERS, 431, SRV_INVALID, "too_many_headers", "The request has too many header fields.")         \
+    X(LIMIT_REQUESTS, 429, SRV_LIMITED, "rate_limit_exceeded", "Too many requests a minute: try again later.")   \
+    X(LIMIT_TOKENS, 429, SRV_LIMITED, "rate_limit_exceeded", "Too many tokens a minute: try again later.")       \
+    X(LIMIT_PARALLEL, 429, SRV_LIMITED, "rate_limit_exceeded", "Too many requests at once: try again later.")    \
     X(INTERNAL, 500, "server_error", "internal", "An internal error occurred.")                                  \
     X(NONFINITE, 500, "server_error", "nonfinite_logits", "The model produced a value that is not finite.")      \
     X(NOMEM, 500, "server_error", "out_of_memory", "Memory is short.")                                           \
@@ -66,6 +70,7 @@ typedef struct srv_problem {
     srv_err err;
     char param[SRV_PARAM_MAX]; /* field at fault, "" for none; valid UTF-8 */
     char text[160];            /* "": the row's text */
+    int retry_after;           /* seconds; 0: as the status has it */
 } srv_problem;
 
 int srv_err_status(srv_err e);

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "server/http/server.h"
+#include "server/http/caller.h"
 
 typedef struct heads {
     int count, host, length, encoding, authorization;
@@ -109,13 +109,14 @@ static bool length_ok(const srv_req *req, const heads *h) {
     return strlen(digits) < 12 && strtoll(digits, NULL, 10) <= req->srv->set->max_body;
 }
 
-static bool caller_ok(srv_req *req, const heads *h, srv_problem *p) {
+static bool caller_ok(srv_req *req, const heads *h, const char *method, srv_problem *p) {
     const srv_access *a = &req->srv->access;
     if (h->host && !srv_access_host_ok(a, h->host_value))
         return srv_refuse(p, SRV_ERR_HOST, NULL);
-    if (!(req->route && req->route->open) && !srv_access_key_ok(a, h->authorization_value))
-        return srv_refuse(p, h->authorization ? SRV_ERR_INVALID_KEY : SRV_ERR_MISSING_KEY, NULL);
-    return true;
+    req->foreign = h->origin && !srv_caller_origin(req, h->origin, h->host_value);
+    if (srv_caller_preflight(req, method))
+        return true;
+    return (req->route && req->route->open) || srv_caller_key(req, h->authorization_value, p);
 }
 
 bool srv_frame_check(srv_req *req, const char *url, const char *method, const char *version,
@@ -132,8 +133,10 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
         return srv_refuse(p, SRV_ERR_TOO_MANY_HEADERS, NULL);
     req->route = srv_route_find(req->srv, url, method, &methods);
     srv_route_tail(req, url);
-    if (!caller_ok(req, &h, p))
+    if (!caller_ok(req, &h, method, p))
         return false;
+    if (req->preflight)
+        return true;
     if (!req->route)
         return srv_refuse(p, SRV_ERR_UNKNOWN_ROUTE, NULL);
     if (!srv_method_allowed(methods, method)) {
@@ -147,7 +150,7 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
     req->sse = h.accept && strcasestr(h.accept, "text/event-stream") != NULL;
     if (req->route->methods & SRV_GET)
         return true;
-    if (h.origin && !srv_access_origin_ok(h.origin, h.host_value))
+    if (req->foreign)
         return srv_refuse(p, SRV_ERR_ORIGIN, NULL);
     bool encoded = h.content_encoding && strcasecmp(h.content_encoding, "identity") != 0;
     if (encoded || !media_ok(h.content_type))

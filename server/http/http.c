@@ -192,6 +192,7 @@ void srv_close(srv_server *srv) {
         close(srv->listen_fd);
     srv_workers_close(&srv->workers);
     srv_watch_close(srv);
+    srv_access_close(&srv->access);
     pthread_cond_destroy(&srv->workers.more);
     pthread_mutex_destroy(&srv->workers.lock);
     pthread_mutex_destroy(&srv->watch.lock);

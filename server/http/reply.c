@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "server/http/server.h"
+#include "server/http/caller.h"
 
 void srv_reply_body(srv_req *req, int status, const char *type, srv_buf *body) {
     srv_reply *r = &req->reply;
@@ -23,6 +23,12 @@ void srv_reply_body(srv_req *req, int status, const char *type, srv_buf *body) {
     r->ready = true;
 }
 
+static int retry_after(const srv_req *req, const srv_problem *p, int status) {
+    if (p->retry_after || status == 429)
+        return p->retry_after ? p->retry_after : 1;
+    return status == 503 ? srv_retry_after(req->srv) : 0;
+}
+
 void srv_reply_problem(srv_req *req, const srv_problem *p) {
     srv_buf b = {0};
     const srv_dialect *d = req->dialect;
@@ -37,18 +43,19 @@ void srv_reply_problem(srv_req *req, const srv_problem *p) {
     int status = d && d->status ? d->status(p->err) : srv_err_status(p->err);
     srv_reply_body(req, status, SRV_JSON, &b);
     atomic_fetch_add(&req->srv->refusals[p->err], 1);
-    if (req->reply.status == 503)
-        req->reply.retry_after = srv_retry_after(req->srv);
+    req->reply.retry_after = retry_after(req, p, req->reply.status);
 }
 
-static void add(struct MHD_Response *m, const char *name, const char *value) {
+static void add(void *m, const char *name, const char *value) {
     MHD_add_response_header(m, name, value); /* fails for want of memory only: one header less */
 }
 
 static void add_headers(const srv_req *req, struct MHD_Response *m) {
     const srv_reply *r = &req->reply;
     char number[16];
-    add(m, "Content-Type", r->type);
+    if (r->type)
+        add(m, "Content-Type", r->type);
+    srv_caller_cors_headers(req, add, m);
     add(m, "Cache-Control", r->stream ? "no-cache, no-store" : r->etag ? "no-cache" : "no-store");
     add(m, "X-Content-Type-Options", "nosniff");
     add(m, "X-Request-Id", req->id);
@@ -93,6 +100,10 @@ enum MHD_Result srv_reply_queue(srv_req *req) {
     return srv_reply_send(req, m);
 }
 
+static void add_raw(void *all, const char *name, const char *value) {
+    srv_buf_printf(all, "\r\n%s: %s", name, value);
+}
+
 void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
     srv_buf body = {0}, all = {0};
     int status = srv_err_status(p->err);
@@ -110,8 +121,10 @@ void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
         srv_buf_printf(&all, "\r\nAllow: %s", req->reply.allow);
     if (status == 401)
         srv_buf_puts(&all, "\r\nWWW-Authenticate: Bearer");
-    if (status == 503)
-        srv_buf_printf(&all, "\r\nRetry-After: %d", srv_retry_after(req->srv));
+    int wait = retry_after(req, p, status);
+    if (wait)
+        srv_buf_printf(&all, "\r\nRetry-After: %d", wait);
+    srv_caller_cors_headers(req, add_raw, &all);
     srv_buf_puts(&all, "\r\n\r\n");
     srv_buf_put(&all, body.data, body.len);
     if (!all.failed && send(fd, all.data, all.len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)

@@ -96,10 +96,10 @@ typedef struct srv_backends {
 /* Status codes that are counted one by one; others fall into the last row. */
 #define SRV_COUNTED_CODES                                                                          \
     {                                                                                              \
-        200, 304, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500, 501,  \
-            503, 0                                                                                 \
+        200, 204, 304, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500,  \
+            501, 503, 0                                                                            \
     }
-enum { SRV_N_CODES = 20, SRV_MAX_ROUTES = 32 };
+enum { SRV_N_CODES = 21, SRV_MAX_ROUTES = 32 };
 
 struct srv_server {
     const srv_settings *set;
@@ -169,6 +169,14 @@ struct srv_req {
     char id[SRV_ID_MAX + 1];
     char method[16];
     char path[257]; /* escaped, for the log */
+    srv_addr client_addr;
+    char client[SRV_ADDR_TEXT]; /* the same for the log; "" before the header has been seen */
+    srv_tenant *tenant;         /* a reference; NULL: nobody in particular */
+    srv_origin cors;            /* another origin that may ask */
+    bool foreign;               /* another origin that may not */
+    bool preflight;             /* only whether it may is asked */
+    bool entered;               /* counted among the tenant's requests */
+    int64_t reserved_tokens;    /* of the tenant's */
     bool bad_uri, started, dispatched, ran, working, sse;
     bool framed;      /* the header is sound: the next request on this connection can be found */
     bool has_body;    /* one is announced */
@@ -195,6 +203,8 @@ struct srv_req {
 };
 
 int64_t srv_now_ms(void); /* monotonic */
+/* Whose request: what is kept for one key is never shown to another. 0: nobody has a key. */
+uint64_t srv_req_key(const srv_req *req);
 
 /* ---- conn.c: a request's life ---- */
 

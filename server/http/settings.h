@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "server/http/limits.h"
+
 typedef struct srv_settings {
     const char *host;
     int64_t port;        /* 0: a free one */
@@ -29,6 +31,9 @@ typedef struct srv_settings {
     const char *api_key_file; /* NULL: none */
     const char *allowed_host; /* comma-separated, NULL: none */
     bool insecure_no_auth;
+    const char *cors_origin; /* comma-separated, NULL: none */
+    const char *trust_proxy; /* comma-separated networks, NULL: none */
+    srv_limits limits;       /* of each key that has none of its own, or of each address */
     bool page; /* the web page at / */
     const char *chat_template; /* name of a row; NULL: what the model folder says */
     int metrics_compat;        /* 1: figures under vLLM's names, too */

@@ -84,7 +84,7 @@ def keyed(s):
 
 def test_key_from_file(model, key_file):
     from harness import Server
-    s = Server(model, "--api-key-file", key_file("# the key\n\n" + KEY + "\r\nsecond line\n"))
+    s = Server(model, "--api-key-file", key_file("# the key\n\n" + KEY + "\r\n"))
     s.headers = {}
     keyed(s)
     s.close()

@@ -91,15 +91,33 @@ static void test_origin(void **unused) {
     assert_false(srv_access_origin_ok("ftp://localhost", "localhost"));
 }
 
+/* Keys as they come with the environment. */
+static void open_keys(srv_access *a, const char *text) {
+    tnl_error err = {0};
+    srv_settings set = {.host = "127.0.0.1"};
+    assert_int_equal(setenv("TNL_API_KEY", text, 1), 0);
+    assert_int_equal(srv_access_open(a, &set, &err), TNL_OK);
+    assert_null(getenv("TNL_API_KEY"));
+}
+
+static const char *holder_of(srv_access *a, const char *value) {
+    static char name[SRV_KEY_NAME_MAX + 1];
+    srv_tenant *t = srv_access_holder(a, value);
+    if (t)
+        snprintf(name, sizeof name, "%s", t->name);
+    srv_tenant_unref(t);
+    return t ? name : "";
+}
+
 static void test_key(void **unused) {
     (void)unused;
-    srv_access a = {0};
-    assert_true(srv_access_key_ok(&a, NULL)); /* no key is asked for */
-    a.has_key = true;
-    srv_sha256(a.key, "0123456789abcdef", 16);
-    assert_true(srv_access_key_ok(&a, "Bearer 0123456789abcdef"));
-    assert_true(srv_access_key_ok(&a, "bearer 0123456789abcdef"));
-    const char *no[] = {"",
+    srv_access a;
+    open_keys(&a, "0123456789abcdef");
+    assert_true(a.keyed);
+    assert_string_equal(holder_of(&a, "Bearer 0123456789abcdef"), "default");
+    assert_string_equal(holder_of(&a, "bearer 0123456789abcdef"), "default");
+    const char *no[] = {NULL,
+                        "",
                         "Bearer",
                         "Bearer ",
                         "Bearer 0123456789abcdeF",
@@ -108,15 +126,71 @@ static void test_key(void **unused) {
                         "Bearer 0123456789abcdef ",
                         "Basic 0123456789abcdef"};
     for (size_t i = 0; i < sizeof no / sizeof no[0]; i++)
-        assert_false(srv_access_key_ok(&a, no[i]));
-    assert_false(srv_access_key_ok(&a, NULL));
+        assert_string_equal(holder_of(&a, no[i]), "");
+    srv_access_close(&a);
+}
+
+static void test_several_keys(void **unused) {
+    (void)unused;
+    srv_access a;
+    open_keys(&a, "alice alice-0123456789ab parallel=1\n"
+                  "bob sha256:9F9F5111F7B27A781F1F1DDDE5EBC2DD2B796BFC7365C9C28B548E564176929F\n");
+    assert_string_equal(holder_of(&a, "Bearer alice-0123456789ab"), "alice");
+    assert_string_equal(holder_of(&a, "Bearer 0123456789abcdef"), "bob");
+    /* the digest is no key */
+    assert_string_equal(
+        holder_of(&a, "Bearer sha256:"
+                      "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f"),
+        "");
+    srv_access_close(&a);
+}
+
+static void test_listed_origins(void **unused) {
+    (void)unused;
+    srv_access a = {.cors = "https://a.example,http://b.example:81"};
+    const char *no[] = {"https://a.example:443",
+                        "https://a.exampl",
+                        "http://a.example",
+                        "null",
+                        "",
+                        "*",
+                        "https://a.example,http://b.example:81"};
+    srv_origin o = srv_access_cors(&a, "https://A.example");
+    assert_ptr_equal(o.p, a.cors); /* the list's spelling, not the client's */
+    assert_int_equal(o.n, strlen("https://a.example"));
+    assert_non_null(srv_access_cors(&a, "http://b.example:81").p);
+    for (size_t i = 0; i < sizeof no / sizeof no[0]; i++)
+        assert_null(srv_access_cors(&a, no[i]).p);
+    a.cors = "*";
+    assert_int_equal(srv_access_cors(&a, "null").n, 1);
+    a.cors = NULL;
+    assert_null(srv_access_cors(&a, "https://a.example").p);
+}
+
+static void test_origin_lists(void **unused) {
+    (void)unused;
+    tnl_error err = {0};
+    const char *yes[] = {"*", "https://a", "https://a.example:8443,http://[::1]:80",
+                         "chrome-extension://abcdef,*"};
+    const char *no[] = {"a.example",   "https://",    "https://a/", "https://a/b",
+                        "null",        "https://a b", ",",          "https://a,,https://b",
+                        "https://u@a", "https://*.a", "://a"};
+    for (size_t i = 0; i < sizeof yes / sizeof yes[0]; i++)
+        assert_int_equal(srv_access_check_origins(yes[i], &err), TNL_OK);
+    for (size_t i = 0; i < sizeof no / sizeof no[0]; i++)
+        assert_int_equal(srv_access_check_origins(no[i], &err), TNL_E_USAGE);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256), cmocka_unit_test(test_padding_edges),
-        cmocka_unit_test(test_host),   cmocka_unit_test(test_origin),
+        cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_padding_edges),
+        cmocka_unit_test(test_host),
+        cmocka_unit_test(test_origin),
         cmocka_unit_test(test_key),
+        cmocka_unit_test(test_several_keys),
+        cmocka_unit_test(test_listed_origins),
+        cmocka_unit_test(test_origin_lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
