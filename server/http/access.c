@@ -201,6 +201,13 @@ srv_tenant *srv_access_holder(srv_access *a, const char *value) {
     return t;
 }
 
+size_t srv_access_count(srv_access *a) {
+    pthread_rwlock_rdlock(&a->lock);
+    size_t n = a->now.keys ? a->now.keys->n : 0;
+    pthread_rwlock_unlock(&a->lock);
+    return n;
+}
+
 void srv_access_each(srv_access *a, void (*fn)(void *ctx, srv_tenant *t), void *ctx) {
     pthread_rwlock_rdlock(&a->lock);
     for (size_t i = 0; a->now.tenant && i < a->now.keys->n; i++)

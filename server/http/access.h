@@ -51,6 +51,7 @@ tnl_status srv_access_reload(srv_access *a, tnl_error *err);
  * NULL. Takes the same time for every wrong key of one length. */
 srv_tenant *srv_access_holder(srv_access *a, const char *value);
 
+size_t srv_access_count(srv_access *a); /* keys */
 /* Call fn for every holder, in the order of the file. */
 void srv_access_each(srv_access *a, void (*fn)(void *ctx, srv_tenant *t), void *ctx);
 

@@ -212,6 +212,7 @@ static int tgi_status(srv_err e) {
 static const char *error_type(srv_err e) {
     int status = tgi_status(e);
     return status == 424   ? "generation"
+           : status == 429 ? "overloaded"
            : status == 503 ? "overloaded"
            : status >= 500 ? "incomplete_generation"
                            : "validation";

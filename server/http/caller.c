@@ -103,56 +103,6 @@ void srv_caller_end(srv_req *req) {
     srv_tenant_unref(req->tenant);
 }
 
-/* ---- figures ---- */
-
-typedef struct figures {
-    srv_buf *b;
-    const srv_tenant *only; /* NULL: of all */
-    int row;
-} figures;
-
-static uint64_t active(srv_tenant *t) {
-    pthread_mutex_lock(&t->lock);
-    int64_t n = t->active;
-    pthread_mutex_unlock(&t->lock);
-    return (uint64_t)n;
-}
-
-static const struct {
-    const char *name, *type, *help;
-} figure_rows[] = {
-    {"tnl_key_requests_total", "counter", "Requests of each key within its limits."},
-    {"tnl_key_refused_total", "counter", "Requests of each key beyond its limits."},
-    {"tnl_key_prompt_tokens_total", "counter", "Prompt tokens of each key's ended requests."},
-    {"tnl_key_generated_tokens_total", "counter", "Tokens of each key's ended answers."},
-    {"tnl_key_requests_active", "gauge", "Requests of each key being answered."},
-};
-enum { N_FIGURES = sizeof figure_rows / sizeof figure_rows[0] };
-
-static void put_figure(void *ctx, srv_tenant *t) {
-    const figures *f = ctx;
-    const uint64_t v[N_FIGURES] = {atomic_load(&t->n_requests), atomic_load(&t->n_refused),
-                                   atomic_load(&t->n_prompt), atomic_load(&t->n_completion),
-                                   active(t)};
-    if (!f->only || f->only == t)
-        srv_buf_printf(f->b, "%s{key=\"%s\"} %llu\n", figure_rows[f->row].name, t->name,
-                       (unsigned long long)v[f->row]);
-}
-
-void srv_caller_metrics(srv_req *req, srv_buf *b) {
-    srv_access *a = &req->srv->access;
-    figures f = {.b = b};
-    if (!a->keyed || !req->tenant)
-        return;
-    if (!srv_tenant_is_admin(req->tenant))
-        f.only = req->tenant;
-    for (f.row = 0; f.row < N_FIGURES; f.row++) {
-        srv_buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", figure_rows[f.row].name,
-                       figure_rows[f.row].help, figure_rows[f.row].name, figure_rows[f.row].type);
-        srv_access_each(a, put_figure, &f);
-    }
-}
-
 /* ---- other origins ---- */
 
 bool srv_caller_origin(srv_req *req, const char *origin, const char *host) {

@@ -18,9 +18,6 @@ bool srv_caller_reserve(srv_req *req, srv_problem *p);
 /* The request is over, its choices still there: count what it took. */
 void srv_caller_end(srv_req *req);
 
-/* Figures of each key, for /metrics. */
-void srv_caller_metrics(srv_req *req, srv_buf *b);
-
 /* May a page of this Origin ask? Fills req->cors where it is another site's. */
 bool srv_caller_origin(srv_req *req, const char *origin, const char *host);
 /* Is it a preflight of such an origin? Then it gets a route of its own. */

@@ -143,6 +143,15 @@ void srv_progress(void *cls, uint64_t done, uint64_t total) {
     atomic_store(&srv->load_done, done);
 }
 
+tnl_status srv_reload_keys(srv_server *srv, tnl_error *err) {
+    tnl_status s = srv_access_reload(&srv->access, err);
+    if (s != TNL_OK)
+        tnl_log(TNL_LOG_ERROR, "the keys stay as they were: %s", err->msg);
+    else if (srv->access.key_file)
+        tnl_log(TNL_LOG_INFO, "%zu keys read again", srv_access_count(&srv->access));
+    return s;
+}
+
 /* ---- the end ---- */
 
 void srv_drain(srv_server *srv) {

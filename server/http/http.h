@@ -43,6 +43,10 @@ srv_backend *srv_collect(srv_server *srv);
 int srv_backend_count(srv_server *srv);         /* the current one and those not yet collected */
 void srv_note_reload(srv_server *srv, bool ok); /* for /metrics */
 
+/* Read the key file again, if there is one. A file that cannot be used leaves the keys as they are
+ * (one line in the log). Runs beside requests. */
+tnl_status srv_reload_keys(srv_server *srv, tnl_error *err);
+
 /* Stop accepting: the listening socket is closed, new requests on open connections are refused,
  * what runs goes on. */
 void srv_drain(srv_server *srv);

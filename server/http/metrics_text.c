@@ -272,6 +272,50 @@ static void vllm_names(const writer *w, const srv_server *srv, const srv_figures
     srv_buf_free(&labels);
 }
 
+/* ---- by key ---- */
+
+static const struct {
+    const char *name;
+    srv_metric_type type;
+    const char *help;
+} key_rows[SRV_F_COUNT] = {
+    [SRV_F_REQUESTS] = {"tnl_key_requests_total", SRV_COUNTER, "Requests by key."},
+    [SRV_F_REFUSED] = {"tnl_key_refused_total", SRV_COUNTER, "Refused at a limit, by key."},
+    [SRV_F_PROMPT] = {"tnl_key_prompt_tokens_total", SRV_COUNTER,
+                      "Prompt tokens of ended requests, by key."},
+    [SRV_F_GENERATED] = {"tnl_key_generated_tokens_total", SRV_COUNTER,
+                         "Tokens generated in ended requests, by key."},
+    [SRV_F_ACTIVE] = {"tnl_key_requests_active", SRV_GAUGE, "Requests being answered, by key."},
+};
+
+typedef struct by_key {
+    const writer *w;
+    srv_tenant *only; /* NULL: of all */
+    srv_figure figure;
+} by_key;
+
+static void key_sample(void *ctx, srv_tenant *t) {
+    const by_key *k = ctx;
+    char label[16 + SRV_KEY_NAME_MAX];
+    if (k->only && k->only != t)
+        return;
+    snprintf(label, sizeof label, "key=\"%s\"", t->name);
+    sample(k->w, key_rows[k->figure].name, "", label, NULL);
+    number(k->w, (double)srv_tenant_figure(t, k->figure));
+}
+
+/* A key sees its own figures, an admin's those of all. */
+static void requests_by_key(const writer *w, srv_req *req) {
+    if (!srv_req_key(req))
+        return;
+    by_key k = {w, srv_tenant_is_admin(req->tenant) ? NULL : req->tenant, SRV_F_REQUESTS};
+    for (; k.figure < SRV_F_COUNT; k.figure++) {
+        const char *name = key_rows[k.figure].name;
+        family(w, name, key_rows[k.figure].type, key_rows[k.figure].help);
+        srv_access_each(&req->srv->access, key_sample, &k);
+    }
+}
+
 void srv_metrics_run(srv_req *req) {
     srv_server *srv = req->srv;
     srv_buf b = {0};
@@ -284,6 +328,7 @@ void srv_metrics_run(srv_req *req) {
     table(&w, &srv_metrics_always, &f);
     requests_by_route(&w, srv);
     refusals_by_code(&w, srv);
+    requests_by_key(&w, req);
     if (req->be) {
         engine_figures(&f, srv, req->be);
         table(&w, &srv_metrics_engine, &f);

@@ -45,10 +45,19 @@ bool srv_tenant_is_admin(srv_tenant *t) {
     return admin;
 }
 
+int64_t srv_tenant_figure(srv_tenant *t, srv_figure f) {
+    if (f < SRV_F_ACTIVE)
+        return atomic_load(&t->figures[f]);
+    pthread_mutex_lock(&t->lock);
+    int64_t active = t->active;
+    pthread_mutex_unlock(&t->lock);
+    return active;
+}
+
 /* ---- limits ---- */
 
 static bool refuse(srv_tenant *t, srv_problem *p, srv_err e, int wait) {
-    atomic_fetch_add(&t->n_refused, 1);
+    atomic_fetch_add(&t->figures[SRV_F_REFUSED], 1);
     srv_refuse(p, e, NULL);
     p->retry_after = wait;
     return false;
@@ -72,7 +81,7 @@ bool srv_tenant_enter(srv_tenant *t, int64_t now_ms, srv_problem *p) {
     pthread_mutex_unlock(&t->lock);
     if (e != SRV_ERR_NONE)
         return refuse(t, p, e, wait);
-    atomic_fetch_add(&t->n_requests, 1);
+    atomic_fetch_add(&t->figures[SRV_F_REQUESTS], 1);
     return true;
 }
 
@@ -101,8 +110,8 @@ void srv_tenant_settle(srv_tenant *t, int64_t now_ms, int64_t reserved, int64_t 
     srv_bucket_return(&t->tokens, t->limits.tokens_per_minute, now_ms,
                       (double)(reserved - prompt - completion));
     pthread_mutex_unlock(&t->lock);
-    atomic_fetch_add(&t->n_prompt, (uint64_t)prompt);
-    atomic_fetch_add(&t->n_completion, (uint64_t)completion);
+    atomic_fetch_add(&t->figures[SRV_F_PROMPT], prompt);
+    atomic_fetch_add(&t->figures[SRV_F_GENERATED], completion);
 }
 
 /* ---- addresses ---- */

@@ -16,6 +16,16 @@
 #include "server/http/limits.h"
 #include "server/http/peer.h"
 
+/* What it has used, for /metrics. */
+typedef enum srv_figure {
+    SRV_F_REQUESTS, /* within its limits */
+    SRV_F_REFUSED,  /* beyond them */
+    SRV_F_PROMPT,   /* tokens */
+    SRV_F_GENERATED,
+    SRV_F_ACTIVE, /* requests now */
+    SRV_F_COUNT
+} srv_figure;
+
 typedef struct srv_tenant {
     atomic_int refs;
     uint64_t id; /* srv_key_id of the name; 0: an address, which shares what nobody owns */
@@ -25,7 +35,7 @@ typedef struct srv_tenant {
     srv_limits limits;
     srv_bucket requests, tokens;
     int64_t active;
-    atomic_uint_least64_t n_requests, n_refused, n_prompt, n_completion;
+    atomic_int_least64_t figures[SRV_F_ACTIVE]; /* by srv_figure */
 } srv_tenant;
 
 srv_tenant *srv_tenant_new(const char *name, uint64_t id, const srv_limits *limits);
@@ -33,6 +43,9 @@ srv_tenant *srv_tenant_ref(srv_tenant *t); /* NULL allowed, also below */
 void srv_tenant_unref(srv_tenant *t);
 void srv_tenant_set(srv_tenant *t, const srv_limits *limits, bool admin);
 bool srv_tenant_is_admin(srv_tenant *t);
+
+/* Any figure, the current one too. */
+int64_t srv_tenant_figure(srv_tenant *t, srv_figure f);
 
 /* A request begins. False: a limit is reached; *p says which, and when to come again. */
 bool srv_tenant_enter(srv_tenant *t, int64_t now_ms, srv_problem *p);
