@@ -33,6 +33,7 @@ declare -A PROBE=(
     [libmicrohttpd-dev]='lib libmicrohttpd'
     [libcjson-dev]='lib libcjson || header cjson/cJSON.h'
     [libsentencepiece-dev]='lib sentencepiece'
+    [libcurl4-openssl-dev]='lib libcurl'
     [libcmocka-dev]='lib cmocka'
     [clang]='has clang'
     [clang-format]='has clang-format'
@@ -43,7 +44,7 @@ declare -A PROBE=(
     [python3-numpy]='python_module numpy'
 )
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
-    libsentencepiece-dev)
+    libsentencepiece-dev libcurl4-openssl-dev)
 TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
     python3-numpy)
 

@@ -18,6 +18,11 @@ static const command commands[] = {
 #else
     {"serve", NULL, "serve a model over HTTP (not in this build: -Dserver=disabled)"},
 #endif
+#ifdef TNL_HAVE_CLIENT
+    {"load", cli_load, "put load on a server and measure it"},
+#else
+    {"load", NULL, "put load on a server (not in this build: needs libcurl)"},
+#endif
     {"generate", cli_generate, "continue a prompt in the terminal"},
     {"eval", cli_eval, "perplexity and bits per byte of a text file"},
     {"inspect", cli_inspect, "hyperparameters, tensors and memory needs of a model"},
