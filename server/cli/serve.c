@@ -1,115 +1,36 @@
-/* tnl serve: start, wait for a signal, drain, stop. Wiring only.
+/* tnl serve: start, wait for a signal, reload, drain, stop. Wiring only.
  *
- * The main thread blocks SIGTERM and SIGINT before any other thread exists and reads them from a
- * descriptor. The tokenizer comes first (see open_tokenizer); then a loader thread opens the model
- * while the server already answers /health. */
+ * The main thread blocks its signals before any other thread exists and reads them from a
+ * descriptor. The tokenizer comes first (see serve_load.c); then a loader thread opens the model
+ * while the server already answers /health. SIGHUP loads the folder anew while the present model
+ * serves, and swaps them for requests that begin from then on; those that run keep theirs. */
 #include <errno.h>
 #include <malloc.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kernels/base/log.h"
 #include "server/cli/cli.h"
+#include "server/cli/serve_load.h"
 #include "server/cli/serve_options.h"
-#include "server/http/chat_template.h"
 #include "server/http/fields.h"
 #include "server/http/guard.h"
 #include "server/http/http.h"
 
-/* ---- the loader ---- */
-
-typedef struct loader {
+typedef struct server {
     const cli_serve_settings *set;
-    const char *dir;
     srv_server *srv;
-    int done_fd; /* eventfd: written when the thread is through */
-    mdl_model *model;
-    const tok_model *tokenizer;
-    const srv_chat_template *chat;
-    eng_engine *engine;
-    double seconds;
-    tnl_status status;
-    tnl_error err;
-} loader;
-
-static double now_seconds(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-static tnl_status open_model(loader *l) {
-    const cli_model_opts *o = &l->set->model;
-    mdl_open_params p = {.dir = l->dir,
-                         .weights = (mdl_weight_mode)o->weights,
-                         .load = (mdl_load_mode)o->load,
-                         .threads = (int)o->threads,
-                         .progress = srv_progress,
-                         .progress_ctx = l->srv};
-    return mdl_open(&l->model, &p, &l->err);
-}
-
-/* Opening a tokenizer tries it in a forked child first. That is done before any thread exists: a
- * child of a threaded process may find locks held for ever, and it would hold the listening socket.
- * A folder without a tokenizer is served with token ids only. */
-static tnl_status open_tokenizer(loader *l) {
-    tnl_status s = cli_open_tokenizer(&l->tokenizer, l->dir, NULL, &l->err);
-    return s == TNL_E_NO_INPUT || s == TNL_E_UNSUPPORTED ? TNL_OK : s;
-}
-
-static tnl_status match_tokenizer(loader *l) {
-    if (l->tokenizer)
-        return cli_check_tokenizer(l->tokenizer, l->model, &l->err);
-    tnl_log(TNL_LOG_WARN, "no tokenizer: text is refused, prompts must be token ids");
-    return TNL_OK;
-}
-
-static tnl_status open_engine(loader *l) {
-    eng_open_params p;
-    eng_open_params_default(&p);
-    p.model = l->model;
-    p.tokenizer = l->tokenizer;
-    p.parallel = (int)l->set->http.parallel;
-    p.queue = (int)l->set->http.queue;
-    p.step_tokens = l->set->step_tokens;
-    p.max_prompt_tokens = l->set->http.max_prompt_tokens;
-    p.queue_timeout_s = (double)l->set->queue_seconds;
-    p.speculate = (int)l->set->speculate;
-    p.prefix_cache = (size_t)l->set->prefix_cache_mb << 20;
-    return eng_open(&l->engine, &p, &l->err);
-}
-
-static void *load(void *arg) {
-    loader *l = arg;
-    double start = now_seconds();
-    l->status = open_model(l);
-    if (l->status == TNL_OK) {
-        srv_guard_watch(mdl_model_tensors(l->model));
-        l->status = match_tokenizer(l);
-    }
-    if (l->status == TNL_OK)
-        l->status = open_engine(l);
-    l->seconds = now_seconds() - start;
-    uint64_t one = 1;
-    if (write(l->done_fd, &one, sizeof one) < 0)
-        abort(); /* cannot happen: the counter is zero */
-    return NULL;
-}
-
-static void unload(loader *l) {
-    eng_close(l->engine);
-    cli_close_tokenizer(l->tokenizer);
-    srv_guard_watch(NULL);
-    mdl_close(l->model);
-}
+    cli_loader loader;
+    cli_served *now; /* what new requests get; behind it those that earlier ones still use */
+    int sig_fd;
+    bool terminal; /* started by hand: standard input is a terminal */
+    bool wanted;   /* a reload was asked for and has not begun */
+} server;
 
 /* ---- signals ---- */
 
@@ -118,23 +39,30 @@ static int open_signals(void) {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* True: a signal arrived within timeout_ms (-1: no limit) before `other` (-1: none) was ready. */
-static bool wait_signal(int sig_fd, int other, int timeout_ms) {
-    struct pollfd fds[2] = {{.fd = sig_fd, .events = POLLIN}, {.fd = other, .events = POLLIN}};
+/* SIGHUP also comes when a terminal closes; a server started there by hand ends with it. */
+static bool terminal_closed(const server *sv) {
+    struct pollfd in = {.fd = STDIN_FILENO};
+    return sv->terminal && poll(&in, 1, 0) == 1 && (in.revents & (POLLHUP | POLLERR));
+}
+
+typedef enum event { EV_NOTHING, EV_STOP, EV_RELOAD, EV_LOADED } event;
+
+/* What happened within timeout_ms (-1: no limit). */
+static event wait_event(const server *sv, int timeout_ms) {
+    struct pollfd fds[2] = {{.fd = sv->sig_fd, .events = POLLIN},
+                            {.fd = sv->loader.done_fd, .events = POLLIN}};
     struct signalfd_siginfo info;
-    for (;;) {
-        int n = poll(fds, 2, timeout_ms);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (fds[0].revents && read(sig_fd, &info, sizeof info) == (ssize_t)sizeof info)
-            return true;
-        return false;
-    }
+    if (poll(fds, 2, timeout_ms) <= 0)
+        return EV_NOTHING;
+    if (fds[0].revents && read(sv->sig_fd, &info, sizeof info) == (ssize_t)sizeof info)
+        return info.ssi_signo != SIGHUP || terminal_closed(sv) ? EV_STOP : EV_RELOAD;
+    return fds[1].revents && sv->loader.running ? EV_LOADED : EV_NOTHING;
 }
 
 /* ---- the run ---- */
@@ -162,97 +90,194 @@ static void log_sources(const cli_args *a) {
                     names[a->source[i]]);
 }
 
-static void print_ready(const cli_serve_settings *s, const loader *l) {
+static void print_ready(const server *sv) {
+    const cli_serve_settings *s = sv->set;
     const char *host = strcmp(s->http.host, "0.0.0.0") == 0 ? "127.0.0.1" : s->http.host;
     const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
-    tnl_log(TNL_LOG_INFO, "ready after %.1f s: %s, %lld slots, %lld waiting places", l->seconds,
-            s->http.alias, (long long)s->http.parallel, (long long)s->http.queue);
     printf("tnl serves %s. Try:\n  curl -N http://%s%s%s:%d/generate%s -d '{\"prompt\": %s, "
            "\"max_tokens\": 64}'\n",
-           s->http.alias, open, host, close, srv_port(l->srv),
+           s->http.alias, open, host, close, srv_port(sv->srv),
            s->http.api_key_file ? " -H 'Authorization: Bearer KEY'" : "",
-           l->tokenizer ? "\"Once upon a time\"" : "[1, 2, 3]");
+           sv->now->be.tokenizer ? "\"Once upon a time\"" : "[1, 2, 3]");
     fflush(stdout);
 }
 
+/* ---- reload ---- */
+
+/* Models in memory at once: the one that serves, one that loads, and those that requests begun
+ * earlier still need. Beyond that a reload waits. */
+enum { MAX_MODELS = 4, COLLECT_MS = 100 };
+
+static void forget(server *sv, cli_served *gone) {
+    cli_served **at = &sv->now;
+    while (*at && *at != gone)
+        at = &(*at)->next;
+    if (*at)
+        *at = gone->next;
+    cli_served_free(gone);
+}
+
+/* An engine is closed here, on the main thread, once nobody uses it. */
+static void collect(server *sv) {
+    for (srv_backend *be = srv_collect(sv->srv); be; be = srv_collect(sv->srv)) {
+        forget(sv, (cli_served *)be);
+        tnl_log(TNL_LOG_INFO, "the last request of an earlier model has ended: freed");
+    }
+}
+
+static void begin_reload(server *sv) {
+    cli_loader *l = &sv->loader;
+    if (!sv->wanted || l->running || srv_backend_count(sv->srv) >= MAX_MODELS)
+        return;
+    sv->wanted = false;
+    l->again = true;
+    l->in_use = mdl_state_bytes(sv->now->model);
+    tnl_log(TNL_LOG_INFO, "reload: loading %s, the present model serves on", l->dir);
+    if (cli_loader_start(l) == TNL_OK)
+        return;
+    tnl_log(TNL_LOG_ERROR, "reload failed, the present model stays: %s", l->err.msg);
+    srv_note_reload(sv->srv, false);
+}
+
+/* The first model is there, or the next one. */
+static void take_loaded(server *sv) {
+    cli_loader *l = &sv->loader;
+    cli_served *fresh;
+    cli_loader_finish(l, &fresh);
+    if (l->again)
+        srv_note_reload(sv->srv, fresh != NULL);
+    if (!fresh) {
+        if (l->again)
+            tnl_log(TNL_LOG_ERROR, "reload failed, the present model stays: %s", l->err.msg);
+        return;
+    }
+    srv_ready(sv->srv, &fresh->be);
+    fresh->next = sv->now;
+    sv->now = fresh;
+    tnl_log(TNL_LOG_INFO, "%s after %.1f s: %s, %lld slots, %lld waiting places",
+            l->again ? "reloaded" : "ready", fresh->be.load_seconds, sv->set->http.alias,
+            (long long)sv->set->http.parallel, (long long)sv->set->http.queue);
+    if (!l->again)
+        print_ready(sv);
+}
+
+/* ---- the end ---- */
+
+/* A reload that comes through too late. */
+static void discard_loaded(server *sv) {
+    cli_served *late;
+    cli_loader_finish(&sv->loader, &late);
+    cli_served_free(late);
+}
+
 /* Stop accepting, let requests finish, then end what is left. A second signal ends the process. */
-static void drain(const cli_serve_settings *s, loader *l, int sig_fd) {
-    double end = now_seconds() + (double)s->drain_seconds;
+static void drain(server *sv) {
+    double end = cli_seconds() + (double)sv->set->drain_seconds;
     bool cancelled = false;
     tnl_log(TNL_LOG_INFO, "stopping: no new requests, %lld s for those that run",
-            (long long)s->drain_seconds);
-    srv_drain(l->srv);
-    while (!srv_quiet(l->srv)) {
-        if (wait_signal(sig_fd, -1, 20)) {
+            (long long)sv->set->drain_seconds);
+    srv_drain(sv->srv);
+    while (!srv_quiet(sv->srv)) {
+        event ev = wait_event(sv, 20);
+        if (ev == EV_STOP) {
             tnl_log(TNL_LOG_WARN, "second signal: exit at once");
             _exit(1);
         }
-        if (now_seconds() < end)
+        if (ev == EV_LOADED)
+            discard_loaded(sv);
+        if (cli_seconds() < end)
             continue;
         if (cancelled)
             break;
         tnl_log(TNL_LOG_WARN, "drain time is over: cancelling what still runs");
-        srv_cancel_all(l->srv);
+        srv_cancel_all(sv->srv);
         cancelled = true;
-        end = now_seconds() + 2.0; /* for the final events to go out */
+        end = cli_seconds() + 2.0; /* for the final events to go out */
     }
 }
 
-static int serve(const cli_serve_settings *s, const char *dir) {
-    loader l = {.set = s, .dir = dir, .done_fd = -1};
-    pthread_t thread;
-    int sig_fd = open_signals(), code;
-    l.done_fd = eventfd(0, EFD_CLOEXEC);
-    if (sig_fd < 0 || l.done_fd < 0) {
-        tnl_fail(&l.err, TNL_E_IO, "signalfd: %s", strerror(errno));
-        return cli_report(&cli_serve_spec, TNL_E_IO, &l.err);
+/* Until a signal ends it, or there is nothing to serve. */
+static tnl_status run(server *sv) {
+    for (;;) {
+        bool retired = srv_backend_count(sv->srv) > 1;
+        switch (wait_event(sv, retired ? COLLECT_MS : -1)) {
+        case EV_STOP:
+            return TNL_OK;
+        case EV_RELOAD:
+            sv->wanted = true;
+            break;
+        case EV_LOADED:
+            take_loaded(sv);
+            break;
+        case EV_NOTHING:
+            break;
+        }
+        collect(sv);
+        if (sv->now)
+            begin_reload(sv);
+        else if (!sv->loader.running)
+            return sv->loader.status;
     }
+}
+
+static tnl_status open_server(server *sv, const char *dir, tnl_error *err) {
+    const cli_serve_settings *s = sv->set;
+    sv->sig_fd = open_signals();
+    if (sv->sig_fd < 0)
+        return tnl_fail(err, TNL_E_IO, "signalfd: %s", strerror(errno));
     /* Prompts of megabytes come and go: keep their memory out of the heaps, so that it goes back.
      */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     srv_guard_install();
     raise_file_limit(s->http.connections);
-    l.status = srv_chat_choose(&l.chat, s->http.chat_template, dir, &l.err);
-    if (l.status == TNL_OK)
-        l.status = open_tokenizer(&l);
-    if (l.status == TNL_OK)
-        l.status = srv_open(&l.srv, &s->http, &l.err);
-    if (l.status != TNL_OK) {
-        cli_close_tokenizer(l.tokenizer);
-        return cli_report(&cli_serve_spec, l.status, &l.err);
+    TNL_TRY(cli_loader_init(&sv->loader, s, dir, err));
+    tnl_status st = cli_loader_prepare(&sv->loader);
+    if (st != TNL_OK) {
+        *err = sv->loader.err;
+        return st;
     }
-    tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host, srv_port(l.srv),
+    TNL_TRY(srv_open(&sv->srv, &s->http, err));
+    sv->loader.srv = sv->srv;
+    tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host, srv_port(sv->srv),
             dir);
-    if (pthread_create(&thread, NULL, load, &l) != 0) {
-        tnl_fail(&l.err, TNL_E_NOMEM, "cannot start the loader thread");
-        return cli_report(&cli_serve_spec, TNL_E_NOMEM, &l.err);
-    }
-    if (wait_signal(sig_fd, l.done_fd, -1)) {
-        tnl_log(TNL_LOG_INFO, "stopped while loading");
-        _exit(0); /* the loader cannot be interrupted, and still uses the server */
-    }
-    pthread_join(thread, NULL);
-    code = 0;
-    if (l.status == TNL_OK) {
-        srv_backend b = {.engine = l.engine,
-                         .model = l.model,
-                         .tokenizer = l.tokenizer,
-                         .load_seconds = l.seconds,
-                         .chat = l.chat};
-        srv_ready(l.srv, &b);
-        print_ready(s, &l);
-        wait_signal(sig_fd, -1, -1);
-        drain(s, &l, sig_fd);
-    } else {
-        code = cli_report(&cli_serve_spec, l.status, &l.err);
-    }
-    srv_close(l.srv);
-    unload(&l);
-    close(sig_fd);
-    close(l.done_fd);
+    return TNL_OK;
+}
+
+static int close_server(server *sv, int code) {
+    /* The loader cannot be interrupted, and the first one still uses the server. */
+    if (sv->loader.running && !sv->loader.again)
+        _exit(code);
+    srv_close(sv->srv);
     if (code == 0)
         tnl_log(TNL_LOG_INFO, "stopped");
+    if (sv->loader.running)
+        _exit(code);
+    while (sv->now)
+        forget(sv, sv->now);
+    cli_loader_clear(&sv->loader);
+    if (sv->sig_fd >= 0)
+        close(sv->sig_fd);
     return code;
+}
+
+static int serve(const cli_serve_settings *s, const char *dir) {
+    server sv = {.set = s, .sig_fd = -1, .loader = {.done_fd = -1}};
+    tnl_error err = {0};
+    struct sigaction hup;
+    sv.terminal =
+        isatty(STDIN_FILENO) && sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN;
+    tnl_status st = open_server(&sv, dir, &err);
+    if (st == TNL_OK)
+        st = cli_loader_start(&sv.loader);
+    if (st == TNL_OK && (st = run(&sv)) == TNL_OK) {
+        if (sv.now)
+            drain(&sv);
+        else
+            tnl_log(TNL_LOG_INFO, "stopped while loading");
+    } else if (sv.srv && !err.msg[0]) {
+        err = sv.loader.err;
+    }
+    return close_server(&sv, st == TNL_OK ? 0 : cli_report(&cli_serve_spec, st, &err));
 }
 
 /* The last part of a path, slashes at the end ignored. */

@@ -122,5 +122,7 @@ const cli_spec cli_serve_spec = {
     .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
              "/tokenize /detokenize; GET / /health /ready /v1/models /info /metrics\n"
              "/openapi.json. SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a "
-             "second one\nexits at once (1).\n",
+             "second one\nexits at once (1). SIGHUP: load MODEL_DIR anew while the present model "
+             "serves, then\nanswer new requests with it; replace the folder, or a link to it, "
+             "never files in use.\n",
 };

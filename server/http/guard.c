@@ -3,10 +3,13 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
-static _Atomic(const mdl_tensors *) guarded;
+enum { GUARDED = 8 }; /* models in memory at once, the server keeps to fewer */
+static _Atomic(const mdl_tensors *) guarded[GUARDED];
 
 static void say(const char *text) {
     if (write(STDERR_FILENO, text, strlen(text)) < 0)
@@ -16,10 +19,15 @@ static void say(const char *text) {
 /* Async-signal-safe calls only. */
 static void on_sigbus(int sig, siginfo_t *info, void *context) {
     (void)sig, (void)context;
-    const mdl_tensors *t = atomic_load(&guarded);
-    const char *file = t ? mdl_tensors_file_of(t, info->si_addr) : NULL;
+    const char *file = NULL;
+    bool any = false;
+    for (int i = 0; i < GUARDED && !file; i++) {
+        const mdl_tensors *t = atomic_load(&guarded[i]);
+        any |= t != NULL;
+        file = t ? mdl_tensors_file_of(t, info->si_addr) : NULL;
+    }
     say("tnl: a mapped file was cut or could not be read while in use: ");
-    say(file ? file : t ? "(none of the weight files)" : "(a weight file, while loading)");
+    say(file ? file : any ? "(none of the weight files)" : "(a weight file, while loading)");
     say("\n");
     _exit(74);
 }
@@ -34,5 +42,17 @@ void srv_guard_install(void) {
 }
 
 void srv_guard_watch(const mdl_tensors *t) {
-    atomic_store(&guarded, t);
+    for (int i = 0; i < GUARDED; i++) {
+        const mdl_tensors *none = NULL;
+        if (atomic_compare_exchange_strong(&guarded[i], &none, t))
+            return;
+    }
+}
+
+void srv_guard_forget(const mdl_tensors *t) {
+    for (int i = 0; i < GUARDED; i++) {
+        const mdl_tensors *mine = t;
+        if (atomic_compare_exchange_strong(&guarded[i], &mine, NULL))
+            return;
+    }
 }

@@ -7,7 +7,8 @@
 
 /* Install the handler; before there is a directory to ask, the line names no file. */
 void srv_guard_install(void);
-/* The directory to ask from now on; NULL: none. */
+/* A directory to ask from now on, and no longer. NULL: nothing. */
 void srv_guard_watch(const mdl_tensors *t);
+void srv_guard_forget(const mdl_tensors *t);
 
 #endif

@@ -44,6 +44,8 @@ static const srv_metric engine[] = {
     LABELLED("tnl_model_reloads_total", "result=\"success\"", reloads, "Models loaded in place of the one before."),
     LABELLED("tnl_model_reloads_total", "result=\"failure\"", reloads_failed, NULL),
     GAUGE("tnl_model_last_reload_successful", reload_good, "0: the last reload failed, the model before it goes on."),
+    GAUGE("tnl_model_last_reload_success_timestamp_seconds", reload_time, "Time of the last successful reload, seconds since 1970; 0: none yet."),
+    GAUGE("tnl_models_loaded", models, "Models in memory: the present one and those that earlier requests still use."),
     GAUGE("tnl_requests_running", eng.running, "Sequences in a slot."),
     GAUGE("tnl_requests_waiting", eng.queued, "Requests in the queue."),
     GAUGE("tnl_requests_paused", eng.paused, "Sequences held back by a slow reader."),

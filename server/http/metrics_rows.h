@@ -19,7 +19,8 @@ typedef struct srv_figures {
     uint64_t finished_stop; /* by a stop string or the end-of-text token */
     uint64_t prompt_tokens; /* read, or spared by a known prefix */
     uint64_t reloads, reloads_failed;
-    int reload_good;
+    int reload_good, models;
+    int64_t reload_time;
     int ready;
     int connections, suspended, active;
     int64_t upload_bytes;

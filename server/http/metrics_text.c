@@ -223,6 +223,8 @@ static void engine_figures(srv_figures *f, srv_server *srv, const srv_backend *b
     f->reloads = atomic_load(&srv->backends.reloads_done);
     f->reloads_failed = atomic_load(&srv->backends.reloads_failed);
     f->reload_good = !atomic_load(&srv->backends.last_failed);
+    f->reload_time = atomic_load(&srv->backends.last_success);
+    f->models = srv_backend_count(srv);
     f->eng.rejected_full += atomic_load(&srv->rejected);
     f->slots_share = f->eng.slots > 0 ? (double)f->eng.running / f->eng.slots : 0;
     f->finished_stop = f->eng.finished[ENG_FINISH_STOP] + f->eng.finished[ENG_FINISH_EOS];
