@@ -42,11 +42,14 @@ declare -A PROBE=(
     [python3-venv]='python_module ensurepip'
     [python3-pytest]='python_module pytest'
     [python3-numpy]='python_module numpy'
+    [nginx-light]='has nginx || has /usr/sbin/nginx'
+    [caddy]='has caddy'
+    [haproxy]='has haproxy || has /usr/sbin/haproxy'
 )
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
     libsentencepiece-dev libcurl4-openssl-dev)
 TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
-    python3-numpy)
+    python3-numpy nginx-light caddy haproxy)
 
 missing_packages() {
     local p
@@ -74,7 +77,8 @@ install_missing() {
     ((${#missing[@]} == 0)) || die "still missing after the installation: ${missing[*]}"
 }
 
+# Offline: a proxy that the tests need must not begin to serve this machine.
 apt_install() {
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 \
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
