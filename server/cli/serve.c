@@ -125,6 +125,12 @@ static void collect(server *sv) {
     }
 }
 
+/* What is small is read again at once, whatever becomes of the model. */
+static void reload_files(server *sv) {
+    tnl_error err;
+    srv_reload_keys(sv->srv, &err); /* says in the log what became of it */
+}
+
 static void begin_reload(server *sv) {
     cli_loader *l = &sv->loader;
     if (!sv->wanted || l->running || srv_backend_count(sv->srv) >= MAX_MODELS)
@@ -204,6 +210,7 @@ static tnl_status run(server *sv) {
         case EV_STOP:
             return TNL_OK;
         case EV_RELOAD:
+            reload_files(sv);
             sv->wanted = true;
             break;
         case EV_LOADED:
@@ -245,6 +252,8 @@ static tnl_status open_server(server *sv, const char *dir, tnl_error *err) {
 
 static int close_server(server *sv, int code) {
     /* The loader cannot be interrupted, and the first one still uses the server. */
+    if (sv->loader.running)
+        pthread_detach(sv->loader.thread);
     if (sv->loader.running && !sv->loader.again)
         _exit(code);
     srv_close(sv->srv);
