@@ -1,0 +1,72 @@
+// Conversations as data. A branch is a list of turns {role, text | tokens, ...}; a fork is a new
+// branch that shares the turns before it. Finished turns never change, so sharing is safe.
+
+let serial = 0;
+
+export function newBranch(turns = [], from = null) {
+    serial += 1;
+    return { id: serial, turns, from, session: null, fed: 0 };
+}
+
+export const given = (text) => ({ role: "user", text });
+
+export function made(settings) {
+    return {
+        role: "assistant", tokens: [], tail: "", seed: settings.seed, settings,
+        reason: "", prompt: 0, cached: 0, began: 0, first: 0, last: 0,
+    };
+}
+
+// After so many tokens an answer keeps text only: a page should not eat a machine.
+export const MAX_TOKENS = 20000;
+
+export function addToken(turn, token) {
+    if (turn.tokens.length < MAX_TOKENS) turn.tokens.push(token);
+    else turn.tail += token.text;
+    turn.count = (turn.count || 0) + 1;
+}
+
+export function textOf(turn) {
+    if (turn.role === "user") return turn.text;
+    return turn.tokens.map((t) => t.text).join("") + turn.tail;
+}
+
+export const wholeText = (branch) => branch.turns.map(textOf).join("");
+
+// The messages of a chat; an answer without text is not one.
+export function messages(branch, system) {
+    const list = branch.turns
+        .map((t) => ({ role: t.role, content: textOf(t) })).filter((m) => m.content !== "");
+    return system ? [{ role: "system", content: system }, ...list] : list;
+}
+
+// A branch that goes on after the first `n` turns of another.
+export function forkAfter(branch, n) {
+    return newBranch(branch.turns.slice(0, n), branch.id);
+}
+
+// A branch in which token `at` of turn `n` is another one.
+export function forkWith(branch, n, at, alternative) {
+    const old = branch.turns[n];
+    const turn = { ...old, tokens: old.tokens.slice(0, at), tail: "", reason: "forked" };
+    const { text, logprob } = alternative;
+    turn.tokens.push({ ...alternative, text, logprob, alts: old.tokens[at].alts, chosen: true });
+    turn.count = turn.tokens.length;
+    return newBranch([...branch.turns.slice(0, n), turn], branch.id);
+}
+
+export function asText(branch, chat) {
+    if (!chat) return wholeText(branch);
+    const name = { user: "You", assistant: "Model" };
+    return branch.turns.map((t) => name[t.role] + ":\n" + textOf(t).trim() + "\n").join("\n");
+}
+
+export function asJson(branch, chat, model) {
+    const turns = branch.turns.map((t) => {
+        if (t.role === "user") return { role: t.role, text: t.text };
+        const tokens = t.tokens.map(({ id, text, logprob, alts }) =>
+            ({ id, text, logprob, alternatives: alts }));
+        return { role: t.role, text: textOf(t), ended: t.reason, settings: t.settings, tokens };
+    });
+    return JSON.stringify({ model, mode: chat ? "chat" : "prompt", turns }, null, 1) + "\n";
+}
