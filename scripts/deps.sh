@@ -34,6 +34,7 @@ declare -A PROBE=(
     [libcjson-dev]='lib libcjson || header cjson/cJSON.h'
     [libsentencepiece-dev]='lib sentencepiece'
     [libcurl4-openssl-dev]='lib libcurl'
+    [libedit-dev]='lib libedit'
     [libcmocka-dev]='lib cmocka'
     [clang]='has clang'
     [clang-format]='has clang-format'
@@ -47,7 +48,7 @@ declare -A PROBE=(
     [haproxy]='has haproxy || has /usr/sbin/haproxy'
 )
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
-    libsentencepiece-dev libcurl4-openssl-dev)
+    libsentencepiece-dev libcurl4-openssl-dev libedit-dev)
 TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
     python3-numpy nginx-light caddy haproxy)
 

@@ -81,6 +81,8 @@ void tnl_utf8_make_printable(char *s) {
     while (i < n) {
         int len = tnl_utf8_char_len(s + i, n - i);
         bool bad = len <= 0 || (unsigned char)s[i] < 0x20 || s[i] == 0x7F;
+        /* U+0080 to U+009F: some terminals obey them like the ASCII ones */
+        bad = bad || (len == 2 && (unsigned char)s[i] == 0xC2 && (unsigned char)s[i + 1] < 0xA0);
         if (bad)
             s[i] = '?';
         i += bad ? 1 : (size_t)len;

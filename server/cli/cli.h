@@ -12,6 +12,7 @@
 
 int cli_serve(int argc, char **argv); /* built with -Dserver only */
 int cli_load(int argc, char **argv);  /* built with -Dclient only */
+int cli_chat(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_eval(int argc, char **argv);
 int cli_bench(int argc, char **argv);

@@ -18,6 +18,7 @@ static const command commands[] = {
 #else
     {"serve", NULL, "serve a model over HTTP (not in this build: -Dserver=disabled)"},
 #endif
+    {"chat", cli_chat, "talk with a model, or with a server, in the terminal"},
 #ifdef TNL_HAVE_CLIENT
     {"load", cli_load, "put load on a server and measure it"},
 #else
