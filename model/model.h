@@ -14,7 +14,7 @@
 typedef struct mdl_model mdl_model;
 
 typedef struct mdl_open_params {
-    const char *dir;          /* a Hugging Face model folder */
+    const char *dir; /* a Hugging Face model folder */
     mdl_weight_mode weights;
     mdl_load_mode load;
     int threads;              /* 0: one per processor */
@@ -51,5 +51,12 @@ size_t mdl_state_bytes(const mdl_model *m);
 /* Identity of spec and tensor directory (names, shapes, dtypes, sizes) and of numeric class;
  * 16 hex digits and NUL. Equal for equal models. */
 const char *mdl_model_fingerprint(const mdl_model *m);
+
+/* The same and every byte of the weights, as a digest: what a state kept on a disk belongs to.
+ * Reads all weights once. Guards against mix-ups: of two models that differ in a single word of a
+ * tensor it never makes one, of any others with a chance of 2^-64; against malice it is no proof.
+ */
+enum { MDL_IDENTITY_BYTES = 32 };
+void mdl_model_identity(const mdl_model *m, uint8_t out[MDL_IDENTITY_BYTES]);
 
 #endif

@@ -168,6 +168,16 @@ void mdl_state_core_load(mdl_model *m, mdl_state *s, const void *buf, int64_t po
     s->pos = pos;
 }
 
+bool mdl_state_core_finite(const void *buf, size_t n) {
+    bool good = true;
+    for (size_t i = 0; i + sizeof(float) <= n; i += sizeof(float)) {
+        float v;
+        memcpy(&v, (const char *)buf + i, sizeof v);
+        good &= isfinite(v) != 0;
+    }
+    return good;
+}
+
 size_t mdl_state_export_bytes(const mdl_model *m) {
     return sizeof(export_header) + data_bytes(m);
 }

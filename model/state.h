@@ -9,6 +9,7 @@
 #ifndef TNL_MODEL_STATE_H
 #define TNL_MODEL_STATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/base/status.h"
@@ -43,6 +44,7 @@ int64_t mdl_state_block(const mdl_model *m);
 size_t mdl_state_core_bytes(const mdl_model *m);
 void mdl_state_core_save(mdl_model *m, const mdl_state *s, void *buf);
 void mdl_state_core_load(mdl_model *m, mdl_state *s, const void *buf, int64_t pos);
+bool mdl_state_core_finite(const void *buf, size_t n); /* of one that comes from outside */
 
 /* Two states of the same tokens have equal canonical bytes. Pending rows that are not in use are
  * written as zeros. `buf` holds mdl_state_export_bytes(). Import checks the header (magic, version,

@@ -6,6 +6,7 @@
 
 #include "server/engine/core.h"
 #include "server/engine/params.h"
+#include "server/engine/session_impl.h"
 
 void eng_open_params_default(eng_open_params *p) {
     memset(p, 0, sizeof *p);
@@ -30,6 +31,7 @@ static eng_request *pop_first(eng_engine *e) {
 }
 
 void eng_end_queued(eng_engine *e, eng_request *r, eng_finish finish, tnl_status error) {
+    eng_request_leave_session(r);
     pthread_mutex_lock(&e->lock);
     e->metrics.queued--;
     eng_metrics_ended(e, r, finish, error);
@@ -322,11 +324,14 @@ static tnl_status check_job(const eng_engine *e, const eng_job *job, tnl_error *
     TNL_TRY(eng_params_check(job->params, e->vocab, err));
     if (job->params->n_stop > 0 && !e->open.tokenizer)
         return tnl_fail(err, TNL_E_UNSUPPORTED, "stop strings need a tokenizer");
-    if (job->n_tokens < 1)
+    size_t before = job->session ? (size_t)eng_lease_length(job->session) : 0;
+    if (job->session && job->params->echo)
+        return tnl_fail(err, TNL_E_USAGE, "echo, with a session whose text is not read again");
+    if (job->n_tokens + before < 1)
         return tnl_fail(err, TNL_E_USAGE, "the prompt is empty");
-    if (job->n_tokens > (size_t)e->open.max_prompt_tokens)
+    if (job->n_tokens + before > (size_t)e->open.max_prompt_tokens)
         return tnl_fail(err, TNL_E_LIMIT, "the prompt has %zu tokens, at most %lld are taken",
-                        job->n_tokens, (long long)e->open.max_prompt_tokens);
+                        job->n_tokens + before, (long long)e->open.max_prompt_tokens);
     for (size_t i = 0; i < job->n_tokens; i++)
         if (job->tokens[i] < 0 || job->tokens[i] >= e->vocab)
             return tnl_fail(err, TNL_E_USAGE, "token %zu of the prompt is %d, expected 0..%lld", i,
@@ -385,10 +390,15 @@ tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_
         TNL_TRY(prepare_texts(e, err));
     eng_request *r;
     TNL_TRY(eng_request_new(&r, e, job, err));
+    if (job->session)
+        eng_lease_bind(job->session, r);
     st = enqueue(e, r, err);
-    if (st != TNL_OK)
-        eng_request_unref(r);
-    else
+    if (st == TNL_OK) {
         *out = r;
+        return TNL_OK;
+    }
+    if (job->session)
+        eng_lease_bind(job->session, NULL);
+    eng_request_unref(r);
     return st;
 }

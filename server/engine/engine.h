@@ -108,6 +108,7 @@ typedef struct eng_event {
                          TNL_E_INTERNAL */
     int64_t prompt_tokens, completion_tokens;
     double queue_ms, prefill_ms, decode_ms;
+    int64_t session_tokens; /* with a session: what it holds now, see session.h */
     /* TOKEN and DONE */
     int64_t cached_tokens; /* of the prompt, those that a known prefix spared */
 } eng_event;
@@ -115,6 +116,7 @@ typedef struct eng_event {
 void eng_event_clear(eng_event *ev);
 
 typedef struct eng_grammar eng_grammar; /* grammar.h */
+typedef struct eng_lease eng_lease;     /* session.h */
 typedef struct eng_engine eng_engine;
 typedef struct eng_request eng_request;
 
@@ -149,7 +151,11 @@ typedef void (*eng_wake_fn)(void *user);
 
 typedef struct eng_job {
     const int32_t *tokens;    /* copied */
-    size_t n_tokens;          /* >= 1 */
+    size_t n_tokens;          /* >= 1; 0 is enough behind a session's text */
+    eng_lease *session;       /* its text comes in front of tokens, and counts as prompt; its state
+                                 spares reading it. Prompt and answer are committed to it if the
+                                 answer ends by length, stop or eos. Taken over if eng_submit
+                                 succeeds; NULL: none. Not with echo */
     uint64_t key;             /* whose request: known prefixes are shared within a key only */
     const eng_params *params; /* copied */
     eng_grammar *grammar;     /* what the answer must look like; a reference is taken; NULL: none */

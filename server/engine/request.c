@@ -9,6 +9,7 @@
 
 #include "server/engine/core.h"
 #include "server/engine/params.h"
+#include "server/engine/session_impl.h"
 
 const char *const eng_finish_names[] = {
     [ENG_FINISH_NONE] = "none", [ENG_FINISH_LENGTH] = "length",       [ENG_FINISH_STOP] = "stop",
@@ -41,11 +42,24 @@ static tnl_status choose_seed(eng_request *r, tnl_error *err) {
     return TNL_OK;
 }
 
-/* With max_tokens 0 the last prompt token need not be absorbed, and without echo none. */
+/* With max_tokens 0 the last prompt token need not be absorbed, and without echo or a session that
+ * keeps the state none. */
 static int64_t tokens_to_feed(const eng_request *r) {
     if (r->params.max_tokens > 0)
         return r->n_prompt;
-    return r->params.echo ? r->n_prompt - 1 : 0;
+    return r->params.echo || r->lease ? r->n_prompt - 1 : 0;
+}
+
+/* The session's text, then the prompt. */
+static void copy_tokens(eng_request *r, const eng_job *job) {
+    const int32_t *text = NULL;
+    int64_t n = 0;
+    if (job->session)
+        text = eng_lease_text(job->session, &n);
+    if (n > 0)
+        memcpy(r->tokens, text, (size_t)n * sizeof *r->tokens);
+    if (job->n_tokens > 0)
+        memcpy(r->tokens + n, job->tokens, job->n_tokens * sizeof *r->tokens);
 }
 
 static tnl_status copy_job(eng_request *r, const eng_job *job, tnl_error *err) {
@@ -53,15 +67,17 @@ static tnl_status copy_job(eng_request *r, const eng_job *job, tnl_error *err) {
     r->wake = job->wake;
     r->wake_user = job->wake_user;
     r->key = job->key;
-    r->n_prompt = r->n_tokens = r->tokens_room = (int64_t)job->n_tokens;
+    r->lease = job->session;
+    r->n_session = job->session ? eng_lease_length(job->session) : 0;
+    r->n_prompt = r->n_tokens = r->tokens_room = r->n_session + (int64_t)job->n_tokens;
     r->n_feed = tokens_to_feed(r);
-    r->tokens = malloc(job->n_tokens * sizeof *r->tokens);
+    r->tokens = malloc((size_t)r->n_prompt * sizeof *r->tokens);
     if (r->params.logprobs > 0)
         r->alts = calloc((size_t)ENG_EVENT_RING * (size_t)r->params.logprobs, sizeof *r->alts);
     if (!r->tokens || (r->params.logprobs > 0 && !r->alts))
-        return tnl_fail(err, TNL_E_NOMEM, "out of memory for a request of %zu tokens",
-                        job->n_tokens);
-    memcpy(r->tokens, job->tokens, job->n_tokens * sizeof *r->tokens);
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory for a request of %lld tokens",
+                        (long long)r->n_prompt);
+    copy_tokens(r, job);
     if (job->grammar) {
         r->match = malloc(sizeof *r->match);
         if (!r->match)
@@ -179,6 +195,7 @@ void eng_request_finish(eng_request *r, eng_finish finish, tnl_status error) {
                            .error = error,
                            .prompt_tokens = r->n_prompt,
                            .completion_tokens = r->generated,
+                           .session_tokens = r->session_tokens,
                            .cached_tokens = r->cached,
                            .queue_ms = span_ms(r->submitted, admitted),
                            .prefill_ms = span_ms(admitted, decoding),
@@ -188,6 +205,15 @@ void eng_request_finish(eng_request *r, eng_finish finish, tnl_status error) {
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
     eng_request_wake(r);
+}
+
+void eng_request_leave_session(eng_request *r) {
+    if (!r->lease)
+        return;
+    if (r->session_tokens == 0)
+        r->session_tokens = r->n_session;
+    eng_lease_release(r->lease);
+    r->lease = NULL;
 }
 
 void eng_request_wake(eng_request *r) {

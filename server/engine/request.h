@@ -35,7 +35,8 @@ struct eng_request {
     eng_params params;
     uint64_t seed, key;
     int64_t n_prompt;
-    int64_t n_feed; /* prompt tokens the model must absorb */
+    int64_t n_feed;    /* prompt tokens the model must absorb */
+    int64_t n_session; /* of the prompt, those that the session held */
     eng_wake_fn wake;
     void *wake_user;
     double submitted; /* seconds, monotonic */
@@ -55,7 +56,8 @@ struct eng_request {
     /* the engine thread's own */
     eng_request *next; /* in the waiting line, under the engine's lock */
     eng_phase phase;
-    int32_t *tokens; /* [n_tokens] prompt, and the answer if it is remembered */
+    eng_lease *lease; /* a session; NULL: none, or given back */
+    int32_t *tokens;  /* [n_tokens] prompt, and the answer if it is remembered */
     int64_t n_tokens, tokens_room;
     int64_t fed;      /* prompt tokens absorbed */
     int64_t cached;   /* of these, spared by a known prefix */
@@ -65,6 +67,7 @@ struct eng_request {
     int64_t wait_at;  /* until it has absorbed so many tokens */
     int32_t last;     /* newest token, not yet absorbed */
     int64_t n_events, generated;
+    int64_t session_tokens; /* at the end */
     eng_text text;
     eng_grammar *grammar;                  /* NULL: anything may come; a reference */
     eng_match *match;                      /* where in it the answer stands */
@@ -91,5 +94,9 @@ tnl_status eng_request_push(eng_request *r, const eng_pick *pick, bool prompt, c
 void eng_request_finish(eng_request *r, eng_finish finish, tnl_status error);
 
 void eng_request_wake(eng_request *r);
+
+/* Its session, if it has one, is free for the next request, and stands where it stood before this
+ * one unless it was committed. Engine thread, no lock held. */
+void eng_request_leave_session(eng_request *r);
 
 #endif

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "server/engine/core.h"
+#include "server/engine/session_impl.h"
 
 enum {
     WORTH_A_SLICE = 32, /* a shared prefix that is so much longer than the known one is kept */
@@ -20,6 +21,11 @@ enum {
 /* Not before the request has entered: until then the slot's state is not its own. */
 static bool remembers(const eng_engine *e, const eng_request *r) {
     return e->prefix && r->params.cache_prompt && r->tokens && r->serial != 0;
+}
+
+/* Later turns of a session are kept by the session alone. */
+static bool keeps(const eng_engine *e, const eng_request *r) {
+    return remembers(e, r) && r->n_session == 0;
 }
 
 /* ---- waiting for another ---- */
@@ -42,7 +48,7 @@ static bool find_leader(eng_engine *e, eng_request *r) {
     r->wait_at = r->cached + WORTH_WAITING - 1;
     for (int i = 0; i < e->open.parallel; i++) {
         const eng_request *o = e->slots[i].req;
-        if (!reads(o) || o == r || o->key != r->key || !remembers(e, o) || o->params.echo ||
+        if (!reads(o) || o == r || o->key != r->key || !keeps(e, o) || o->params.echo ||
             o->serial > r->serial)
             continue;
         int64_t n = in_common(e, r, o);
@@ -82,8 +88,15 @@ static void load(eng_engine *e, eng_slot *slot) {
     eng_request *r = slot->req;
     if (mdl_state_pos(slot->state) != 0)
         mdl_state_reset(e->open.model, slot->state);
-    const eng_prefix_hit hit =
-        eng_prefix_load(e->prefix, slot->state, r->key, r->tokens, r->n_prompt);
+    eng_prefix_hit hit = {0};
+    if (remembers(e, r))
+        hit = eng_prefix_load(e->prefix, slot->state, r->key, r->tokens, r->n_prompt);
+    if (r->lease && eng_lease_pos(r->lease) > hit.cached) {
+        if (hit.cached > 0)
+            mdl_state_reset(e->open.model, slot->state);
+        eng_lease_load(r->lease, e->open.model, slot->state);
+        hit.cached = eng_lease_pos(r->lease);
+    }
     r->fed = r->cached = hit.cached;
     r->store_at = hit.shared - hit.cached >= WORTH_A_SLICE ? hit.shared : 0;
     eng_history_clear(&slot->history);
@@ -98,10 +111,12 @@ static void load(eng_engine *e, eng_slot *slot) {
 void eng_reuse_begin(eng_engine *e, eng_slot *slot) {
     eng_request *r = slot->req;
     r->serial = ++e->serials;
-    if (!remembers(e, r) || r->params.echo) /* an echo needs the logits of every token */
-        return;
+    if (r->params.echo || (!remembers(e, r) && !r->lease))
+        return; /* an echo needs the logits of every token */
     load(e, slot);
-    if (find_leader(e, r))
+    if (!remembers(e, r))
+        return;
+    if (r->params.max_tokens > 0 && find_leader(e, r))
         e->followers++;
     else
         eng_metrics_prefix(e, r);
@@ -127,7 +142,7 @@ int64_t eng_reuse_most(eng_engine *e, eng_slot *slot) {
 
 void eng_reuse_keep(eng_engine *e, const eng_slot *slot) {
     const eng_request *r = slot->req;
-    if (!remembers(e, r))
+    if (!keeps(e, r))
         return;
     eng_prefix_store(e->prefix, slot->state, r->key, r->tokens);
     eng_metrics_prefix_size(e);
@@ -164,12 +179,12 @@ void eng_reuse_slice(eng_engine *e, const eng_slot *slot) {
 
 void eng_reuse_end(eng_engine *e, const eng_slot *slot, bool keep) {
     e->followers -= slot->req->leader != 0;
-    if (keep)
+    if (keep && !slot->req->lease) /* else the session keeps it */
         eng_reuse_keep(e, slot);
 }
 
 void eng_reuse_token(eng_engine *e, eng_request *r, int32_t id) {
-    if (!remembers(e, r))
+    if (!r->tokens || (!remembers(e, r) && !r->lease))
         return;
     if (r->n_tokens == r->tokens_room) {
         int64_t room = r->tokens_room + r->tokens_room / 2 + 64;

@@ -4,6 +4,7 @@
 
 #include "kernels/base/log.h"
 #include "server/engine/core.h"
+#include "server/engine/session_impl.h"
 
 /* ---- entering and leaving a slot ---- */
 
@@ -18,9 +19,29 @@ static void scrub(eng_engine *e, eng_slot *slot) {
     eng_draft_end(&slot->draft);
 }
 
+/* A request that ended well is part of its session from here on. A slot that was not entered has no
+ * state of its own; then there was one token at most, and none to keep. */
+static void commit_session(eng_engine *e, eng_slot *slot, eng_finish *finish, tnl_status *error) {
+    eng_request *r = slot->req;
+    if (r->lease && *finish != ENG_FINISH_CANCELLED && *finish != ENG_FINISH_ERROR) {
+        tnl_status st = TNL_E_NOMEM;
+        if (r->tokens)
+            st = eng_lease_commit(r->lease, e->open.model, r->serial ? slot->state : NULL,
+                                  r->tokens, r->n_tokens);
+        if (st == TNL_OK) {
+            r->session_tokens = r->n_tokens;
+        } else {
+            *finish = ENG_FINISH_ERROR;
+            *error = st;
+        }
+    }
+    eng_request_leave_session(r);
+}
+
 void eng_end_running(eng_engine *e, eng_slot *slot, eng_finish finish, tnl_status error) {
     eng_request *r = slot->req;
     eng_reuse_end(e, slot, finish != ENG_FINISH_ERROR);
+    commit_session(e, slot, &finish, &error);
     scrub(e, slot);
     pthread_mutex_lock(&e->lock);
     slot->req = NULL;
@@ -68,6 +89,8 @@ void eng_step_enter(eng_engine *e, eng_slot *slot) {
         if (most_guesses(e, r) > 0)
             eng_draft_begin(&slot->draft, r->n_prompt);
         eng_reuse_begin(e, slot);
+        if (r->fed >= r->n_feed) /* a session that only takes note, of what was known */
+            eng_end_running(e, slot, ENG_FINISH_LENGTH, TNL_OK);
     }
 }
 

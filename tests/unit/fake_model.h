@@ -28,6 +28,9 @@ void fake_model_chain(mdl_model *m, bool on);
 /* Logits depend mostly on the last token, modulo `contexts`, so that answers repeat; 0: off. */
 void fake_model_repeat(mdl_model *m, int contexts);
 
+/* Models with different numbers are different models. */
+void fake_model_identity(mdl_model *m, uint8_t identity);
+
 /* Token `id` makes a sequence non-finite from position `pos` on; 0: none. */
 void fake_model_bomb(mdl_model *m, int32_t id, int64_t pos);
 
