@@ -22,6 +22,7 @@ void cli_served_free(cli_served *s) {
     if (!s)
         return;
     eng_close(s->be.engine);
+    eng_sessions_close(s->be.sessions);
     cli_close_tokenizer(s->be.tokenizer);
     if (s->model)
         srv_guard_forget(mdl_model_tensors(s->model));
@@ -77,6 +78,24 @@ static tnl_status open_engine(cli_loader *l) {
     return eng_open(&l->served->be.engine, &p, &l->err);
 }
 
+static tnl_status open_sessions(cli_loader *l) {
+    const cli_serve_settings *set = l->set;
+    srv_backend *be = &l->served->be;
+    if (l->again && l->sessions)
+        return eng_sessions_next(&be->sessions, l->sessions, l->served->model, be->tokenizer,
+                                 &l->err);
+    const eng_sessions_params p = {.most = set->sessions,
+                                   .key_most = set->key_sessions,
+                                   .memory = (size_t)set->session_mb << 20,
+                                   .key_bytes = (uint64_t)set->key_session_mb << 20,
+                                   .disk_bytes = (uint64_t)set->session_disk_mb << 20,
+                                   .idle_s = (double)set->session_seconds,
+                                   .dir = set->session_dir};
+    if (set->sessions == 0)
+        return TNL_OK;
+    return eng_sessions_open(&be->sessions, l->served->model, be->tokenizer, &p, &l->err);
+}
+
 static tnl_status load_all(cli_loader *l) {
     if (l->again) {
         uint64_t states = l->in_use * (uint64_t)l->set->http.parallel;
@@ -85,6 +104,7 @@ static tnl_status load_all(cli_loader *l) {
     }
     TNL_TRY(open_model(l));
     TNL_TRY(match_tokenizer(l));
+    TNL_TRY(open_sessions(l));
     return open_engine(l);
 }
 

@@ -23,9 +23,10 @@ typedef struct cli_loader {
     int done_fd; /* eventfd: written when the thread is through */
     pthread_t thread;
     bool running;
-    bool again;         /* this is not the first load */
-    uint64_t in_use;    /* again: bytes of one sequence's state now, to judge what is needed */
-    cli_served *served; /* the result */
+    bool again;             /* this is not the first load */
+    eng_sessions *sessions; /* again: those of the present model */
+    uint64_t in_use;        /* again: bytes of one sequence's state now, to judge what is needed */
+    cli_served *served;     /* the result */
     tnl_status status;
     tnl_error err;
 } cli_loader;

@@ -11,6 +11,8 @@ typedef struct cli_serve_settings {
     cli_model_opts model;
     const char *config;
     int64_t step_tokens, queue_seconds, drain_seconds, speculate, prefix_cache_mb;
+    int64_t sessions, session_mb, key_sessions, key_session_mb, session_disk_mb, session_seconds;
+    const char *session_dir;
     int log_level, log_format;
     bool fields;
 } cli_serve_settings;

@@ -39,7 +39,7 @@ static double rate(int64_t tokens, double ms) {
     return ms > 0 ? (double)tokens * 1000.0 / ms : 0.0;
 }
 
-static void put_summary(srv_buf *b, const eng_event *ev) {
+static void put_summary(srv_buf *b, const srv_req *req, const eng_event *ev) {
     srv_buf_printf(
         b, "\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":", eng_finish_names[ev->finish]);
     srv_json_int(b, ev->prompt_tokens);
@@ -60,6 +60,7 @@ static void put_summary(srv_buf *b, const eng_event *ev) {
     /* decode_ms runs from the first token, which prefill paid for, to the end */
     srv_json_ms(b, rate(ev->completion_tokens > 1 ? ev->completion_tokens - 1 : 0, ev->decode_ms));
     srv_buf_puts(b, "}");
+    srv_session_put(b, req, ev->session_tokens);
     if (ev->finish == ENG_FINISH_ERROR) {
         srv_problem p;
         srv_refuse(&p, srv_gen_error(ev->error), NULL);
@@ -91,7 +92,7 @@ static void on_token(srv_req *req, srv_choice *c, const eng_event *ev) {
 static void on_done(srv_req *req, srv_choice *c, const eng_event *ev) {
     (void)c;
     frame_begin(req);
-    put_summary(&req->out, ev);
+    put_summary(&req->out, req, ev);
     frame_end(req);
 }
 
@@ -111,7 +112,7 @@ static void answer(srv_req *req, srv_buf *b, const eng_event *last) {
     srv_buf_puts(b, ",\"tokens\":[");
     srv_buf_put(b, c->part[0].data, c->part[0].len);
     srv_buf_puts(b, "],");
-    put_summary(b, last);
+    put_summary(b, req, last);
     srv_buf_puts(b, "}\n");
 }
 

@@ -88,7 +88,7 @@ static void used(const srv_req *req, int64_t *prompt, int64_t *completion) {
         bool first = i == 0 || req->choices[i - 1].prompt != c->prompt;
         if (!atomic_load(&c->er))
             continue;
-        *prompt += first ? c->prompt_length : 0;
+        *prompt += first ? c->prompt_length - req->session_before : 0; /* what was sent */
         *completion += c->completion_tokens > c->n_tokens ? c->completion_tokens : c->n_tokens;
     }
 }

@@ -32,6 +32,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
     eng_job job = {.tokens = prompt->ids,
                    .n_tokens = prompt->n_ids,
                    .key = srv_req_key(req),
+                   .session = req->lease,
                    .params = &g->params,
                    .grammar = g->grammar,
                    .wake = srv_wake_cb,
@@ -43,6 +44,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
         tnl_log(TNL_LOG_DEBUG, "%s refused by the engine: %s", req->id, err.msg);
         return refuse_submit(req, p, s);
     }
+    req->lease = NULL; /* the engine's now */
     atomic_store(&c->er, er);
     return true;
 }
@@ -75,7 +77,7 @@ bool srv_choices_submit(srv_req *req, srv_problem *p) {
         req->choices[i].index = (int)i;
         req->choices[i].prompt = i / draws;
         req->choices[i].seed = seed + i % draws;
-        req->choices[i].prompt_length = (int64_t)g->prompts[i / draws].n_ids;
+        req->choices[i].prompt_length = req->session_before + (int64_t)g->prompts[i / draws].n_ids;
     }
     atomic_store(&req->n_choices, (int)n);
     if (!srv_caller_reserve(req, p))
@@ -104,6 +106,7 @@ static void note(srv_req *req, srv_choice *c, const eng_event *ev) {
     c->finish = ev->finish;
     c->error = ev->error;
     c->completion_tokens = ev->completion_tokens;
+    c->session_tokens = ev->session_tokens;
     srv_gen_note_done(req, ev);
 }
 

@@ -161,6 +161,7 @@ void srv_req_unref(srv_req *req) {
         return;
     srv_caller_end(req);
     srv_choices_free(req);
+    eng_lease_release(req->lease);
     srv_gen_clear(&req->gen);
     srv_buf_free(&req->body);
     srv_buf_free(&req->head);

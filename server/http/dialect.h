@@ -23,8 +23,9 @@ typedef struct srv_choice {
     eng_finish finish;
     tnl_status error;
     int64_t completion_tokens;
-    int64_t prompt_length; /* tokens */
-    int64_t cached_tokens; /* of these, spared by a known prefix */
+    int64_t prompt_length;  /* tokens */
+    int64_t cached_tokens;  /* of these, spared by a known prefix */
+    int64_t session_tokens; /* that its session holds, once it is done */
     uint64_t seed;
     double logprob_sum;             /* of generated tokens */
     int64_t n_tokens;               /* generated tokens reported so far */

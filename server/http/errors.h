@@ -35,8 +35,10 @@
     X(ORIGIN, 403, "permission_error", "origin", "Requests of this origin are not served.")                      \
     X(UNKNOWN_ROUTE, 404, "not_found_error", "unknown_route", "There is nothing at this path.")                  \
     X(UNKNOWN_MODEL, 404, "not_found_error", "unknown_model", "This model is not served here.")                  \
+    X(UNKNOWN_SESSION, 404, "not_found_error", "unknown_session", "There is no such session.")                   \
     X(METHOD, 405, SRV_INVALID, "method_not_allowed", "This path does not answer this method.")                  \
     X(TIMEOUT, 408, SRV_INVALID, "timeout", "The request took too long to arrive.")                              \
+    X(SESSION_BUSY, 409, "conflict_error", "session_busy", "Another request uses this session.")                 \
     X(BODY_TOO_LARGE, 413, SRV_INVALID, "body_too_large", "The body is too large.")                              \
     X(MEDIA_TYPE, 415, SRV_INVALID, "unsupported_media_type", "The body must be application/json in UTF-8.")     \
     X(EXPECT, 417, SRV_INVALID, "expectation_failed", "Only 100-continue can be expected.")                      \
@@ -53,6 +55,7 @@
     X(DRAINING, 503, SRV_OVERLOADED, "draining", "The server is shutting down.")                                 \
     X(QUEUE_FULL, 503, SRV_OVERLOADED, "queue_full", "The queue is full: try again later.")                      \
     X(QUEUE_TIMEOUT, 503, SRV_OVERLOADED, "queue_timeout", "The request waited too long in the queue.")          \
+    X(SESSION_LIMIT, 503, SRV_OVERLOADED, "session_limit", "There is no room for a session: try again later.")   \
     X(UPLOAD_BUDGET, 503, SRV_OVERLOADED, "upload_budget", "Too many uploads at once: try again later.")
 /* clang-format on */
 

@@ -15,5 +15,8 @@
 #define F_SEED "integer, or string of digits up to 2^64-1"
 #define F_NUM "number"
 #define F_BOOL "boolean"
+#define SRV_DOC_SESSION                                                                            \
+    "the prompt comes behind this session's text and, with the answer, becomes part of it; "       \
+    "\"new\": of a session that begins here"
 
 #endif

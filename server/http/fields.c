@@ -27,6 +27,7 @@ static const srv_field rows[] = {
     {"echo", SRV_FIELD_BOOL, 0, 1, false, AT(echo), "boolean", "false", "report the prompt's tokens first", NO_SUB},
     {"speculate", SRV_FIELD_INT32, 0, ENG_SPECULATE_MAX, false, AT(speculate), F_INT, "null", "tokens guessed ahead, up to --speculate", NO_SUB},
     {"cache_prompt", SRV_FIELD_BOOL, 0, 1, false, AT(cache_prompt), "boolean", "true", "start from a known prefix, remember this one", NO_SUB},
+    {"session_id", SRV_FIELD_SESSION, 0, 0, false, 0, "string", "null", SRV_DOC_SESSION, NO_SUB},
 };
 /* clang-format on */
 

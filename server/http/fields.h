@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "server/engine/engine.h"
+#include "server/engine/session.h"
 #include "server/http/json_out.h"
 
 typedef struct srv_table srv_table;
@@ -17,6 +17,7 @@ enum {
     SRV_MAX_PROMPTS = 32,
     SRV_MAX_N = 8,        /* draws of one prompt */
     SRV_MAX_CHOICES = 64, /* prompts times draws */
+    SRV_SESSION_TEXT = ENG_SESSION_ID_TEXT + 1,
 };
 
 /* One prompt: text, or token ids. Text becomes ids before submission. */
@@ -52,9 +53,10 @@ typedef struct srv_gen {
     bool include_usage, continuous_usage;
     bool details, prefill, full_text; /* TGI, down to truncate */
     bool do_sample, has_sampling, has_parameters;
-    eng_grammar *grammar; /* what the answer must look like; NULL: anything */
-    bool constrained;     /* there was one */
-    int64_t truncate;     /* keep the last tokens of the prompt; 0: all */
+    char session[SRV_SESSION_TEXT]; /* as sent, cut where it is longer; "": none */
+    eng_grammar *grammar;           /* what the answer must look like; NULL: anything */
+    bool constrained;               /* there was one */
+    int64_t truncate;               /* keep the last tokens of the prompt; 0: all */
 } srv_gen;
 
 typedef enum srv_field_kind {
@@ -73,6 +75,7 @@ typedef enum srv_field_kind {
     SRV_FIELD_MODEL,
     SRV_FIELD_FORMAT,  /* response_format */
     SRV_FIELD_GRAMMAR, /* TGI's form of the same */
+    SRV_FIELD_SESSION, /* an id, or "new" */
     SRV_FIELD_OBJECT,  /* rows of its own in `sub` */
     SRV_FIELD_ANY,     /* known and without effect here */
     SRV_FIELD_NEUTRAL, /* known, not supported: only a value that asks for nothing */

@@ -41,6 +41,7 @@ static const srv_field completion_rows[] = {
     {"echo", SRV_FIELD_BOOL, 0, 1, false, AT(echo), F_BOOL, "false", "the prompt comes first", NO_SUB},
     {"suffix", SRV_FIELD_NEUTRAL, 0, 0, false, 0, "null", "null", "text behind it: these models read forward only", NO_SUB},
     SAMPLING,
+    {"session_id", SRV_FIELD_SESSION, 0, 0, false, 0, "string", "null", SRV_DOC_SESSION, NO_SUB},
 };
 
 static const srv_field chat_rows[] = {

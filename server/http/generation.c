@@ -81,8 +81,10 @@ static bool encode_prompt(srv_req *req, srv_prompt *prompt, srv_problem *p) {
     tnl_error err = {0};
     if (!prompt->text || prompt->ids)
         return true;
-    tnl_status s = srv_text_encode(be->tokenizer, spec, prompt->text, prompt->text_len,
-                                   &prompt->ids, &prompt->n_ids, &err);
+    /* behind a text there is no second beginning */
+    tnl_status s =
+        srv_text_encode(be->tokenizer, req->session_before > 0 ? NULL : spec, prompt->text,
+                        prompt->text_len, &prompt->ids, &prompt->n_ids, &err);
     if (s != TNL_OK)
         return refuse_text(req, p, s, &err);
     keep_last(prompt, req->gen.truncate, spec->add_bos && spec->bos_id >= 0);
@@ -90,17 +92,18 @@ static bool encode_prompt(srv_req *req, srv_prompt *prompt, srv_problem *p) {
         free(prompt->text);
         prompt->text = NULL;
     }
-    if (prompt->n_ids == 0)
-        return srv_refuse(p, SRV_ERR_PROMPT_EMPTY, field);
     if ((int64_t)prompt->n_ids > req->srv->set->max_prompt_tokens)
         return srv_refuse(p, SRV_ERR_PROMPT_TOO_LONG, field);
     return true;
 }
 
 static bool encode_prompts(srv_req *req, srv_problem *p) {
-    for (size_t i = 0; i < req->gen.n_prompts; i++)
+    for (size_t i = 0; i < req->gen.n_prompts; i++) {
         if (!encode_prompt(req, &req->gen.prompts[i], p))
             return false;
+        if (req->gen.prompts[i].n_ids == 0 && req->session_before == 0)
+            return srv_refuse(p, SRV_ERR_PROMPT_EMPTY, req->gen.table->prompt);
+    }
     return true;
 }
 
@@ -133,6 +136,26 @@ static bool start(srv_req *req, srv_problem *p) {
     return encode_prompts(req, p) && srv_choices_submit(req, p);
 }
 
+/* What is left to do once a session's text is there. */
+static void finish(srv_req *req, bool ok, srv_problem *p) {
+    ok = ok && start(req, p);
+    if (ok && req->gen.full_text)
+        forget_ids(&req->gen); /* the text is still wanted */
+    else
+        srv_gen_clear(&req->gen); /* prompt memory; the parameters stay */
+    if (ok)
+        return;
+    eng_lease_release(req->lease);
+    req->lease = NULL;
+    srv_reply_problem(req, p);
+}
+
+static void warm_and_finish(srv_req *req) {
+    srv_problem p = {0};
+    bool ok = srv_session_warm(req, &p);
+    finish(req, ok, &p);
+}
+
 void srv_generate_run(srv_req *req) {
     const srv_server *srv = req->srv;
     srv_problem p = {0};
@@ -144,13 +167,11 @@ void srv_generate_run(srv_req *req) {
     req->dialect = dialect_of(req->gen.table);
     req->made_at = (int64_t)time(NULL);
     srv_buf_free(&req->body);
-    ok = ok && start(req, &p);
-    if (ok && req->gen.full_text)
-        forget_ids(&req->gen); /* the text is still wanted */
+    ok = ok && srv_session_take(req, &p);
+    if (ok && srv_session_is_cold(req))
+        srv_work_on(req, warm_and_finish);
     else
-        srv_gen_clear(&req->gen); /* prompt memory; the parameters stay */
-    if (!ok)
-        srv_reply_problem(req, &p);
+        finish(req, ok, &p);
 }
 
 /* ---- the gathered answer ---- */

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "kernels/base/status.h"
-#include "server/engine/engine.h"
+#include "server/engine/session.h"
 #include "server/http/settings.h"
 
 typedef struct srv_server srv_server;
@@ -21,6 +21,7 @@ typedef struct srv_backend {
     eng_engine *engine;
     const mdl_model *model;
     const tok_model *tokenizer; /* NULL: token ids only */
+    eng_sessions *sessions;     /* NULL: none are kept */
     double load_seconds;
     const srv_chat_template *chat; /* of chat_template.h; NULL: the plain one */
 

@@ -145,6 +145,14 @@ bool srv_json_bias(srv_reading *r, const srv_field *f, const cJSON *v) {
     return true;
 }
 
+/* Whether there is such a session is for later. */
+bool srv_json_session(srv_reading *r, const srv_field *f, const cJSON *v) {
+    if (!cJSON_IsString(v))
+        return srv_json_refuse(r->p, SRV_ERR_INVALID_TYPE, f);
+    snprintf(r->g->session, sizeof r->g->session, "%s", *v->valuestring ? v->valuestring : "?");
+    return true;
+}
+
 static bool one_of(const char *s, const char *a, const char *b) {
     return strcmp(s, a) == 0 || strcmp(s, b) == 0;
 }

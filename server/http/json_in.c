@@ -139,6 +139,8 @@ static bool read_value(srv_reading *r, const srv_table *t, const srv_field *f, c
         return srv_json_format(r, f, v);
     case SRV_FIELD_GRAMMAR:
         return srv_json_grammar(r, f, v);
+    case SRV_FIELD_SESSION:
+        return srv_json_session(r, f, v);
     case SRV_FIELD_OBJECT:
         return read_object(r, f, v);
     case SRV_FIELD_ANY:
@@ -179,12 +181,22 @@ static const srv_table *table_for(const srv_table *t, const cJSON *root) {
     return other ? t->instead : t;
 }
 
+/* Behind a session's text a prompt may be empty: the text goes on by itself. */
+static bool none_empty(const srv_gen *g) {
+    bool good = true;
+    for (size_t i = 0; i < g->n_prompts; i++)
+        good &= g->prompts[i].text_len > 0 || g->prompts[i].n_ids > 0;
+    return good || g->session[0];
+}
+
 static bool read_body(srv_reading *r, const cJSON *root) {
     const srv_table *t = r->g->table = table_for(r->g->table, root);
     srv_json_presets(r->g, t);
     if (!read_rows(r, t, root))
         return false;
-    return r->g->n_prompts || r->g->n_messages || srv_refuse(r->p, SRV_ERR_MISSING, t->prompt);
+    if (!r->g->n_prompts && !r->g->n_messages)
+        return srv_refuse(r->p, SRV_ERR_MISSING, t->prompt);
+    return none_empty(r->g) || srv_refuse(r->p, SRV_ERR_PROMPT_EMPTY, t->prompt);
 }
 
 bool srv_gen_parse(srv_gen *out, const srv_table *t, char *body, size_t n,
@@ -223,6 +235,17 @@ void srv_gen_clear(srv_gen *g) {
     g->prompts = NULL;
     g->messages = NULL;
     g->n_prompts = g->n_messages = 0;
+}
+
+bool srv_empty_parse(const char *body, size_t n, srv_problem *p) {
+    cJSON *root = NULL;
+    if (n == 0)
+        return true;
+    if (!srv_json_object(&root, body, n, p))
+        return false;
+    bool ok = !root->child || srv_refuse(p, SRV_ERR_UNSUPPORTED, root->child->string);
+    cJSON_Delete(root);
+    return ok;
 }
 
 /* The object's only field, by name; anything else is named and refused. */

@@ -21,6 +21,9 @@ bool srv_gen_parse(srv_gen *out, const srv_table *t, char *body, size_t n,
                    const srv_in_limits *limits, srv_problem *p);
 void srv_gen_clear(srv_gen *g); /* NULL allowed; what was allocated, not the parameters */
 
+/* No body, or one without fields. */
+bool srv_empty_parse(const char *body, size_t n, srv_problem *p);
+
 /* {"text": ...} of POST /tokenize; *text is malloc'd and NUL-terminated. */
 bool srv_text_parse(char **text, size_t *text_len, char *body, size_t n, srv_problem *p);
 

@@ -29,6 +29,7 @@ void srv_json_presets(srv_gen *g, const srv_table *t);
 bool srv_json_seed(srv_reading *r, const srv_field *f, const cJSON *v);
 bool srv_json_stop(srv_reading *r, const srv_field *f, const cJSON *v);
 bool srv_json_bias(srv_reading *r, const srv_field *f, const cJSON *v);
+bool srv_json_session(srv_reading *r, const srv_field *f, const cJSON *v);
 bool srv_json_neutral(srv_reading *r, const srv_field *f, const cJSON *v);
 
 /* json_prompt.c */

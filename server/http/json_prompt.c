@@ -59,21 +59,13 @@ bool srv_json_ids(int32_t **ids, size_t *n_ids, srv_ids *cut, const cJSON *v, co
     return true;
 }
 
-static bool text_prompt(srv_reading *r, srv_prompt *to, const srv_field *f, const cJSON *v) {
-    if (!srv_json_copy(&to->text, &to->text_len, v->valuestring, r->p))
-        return false;
-    return to->text_len > 0 || srv_refuse(r->p, SRV_ERR_PROMPT_EMPTY, f->name);
-}
-
 static bool one_prompt(srv_reading *r, srv_prompt *to, const srv_field *f, const cJSON *v,
                        srv_ids *cut) {
     if (cJSON_IsString(v))
-        return text_prompt(r, to, f, v);
+        return srv_json_copy(&to->text, &to->text_len, v->valuestring, r->p);
     if (!cJSON_IsArray(v) || f->kind == SRV_FIELD_TEXT)
         return srv_json_refuse(r->p, SRV_ERR_INVALID_TYPE, f);
-    if (!srv_json_ids(&to->ids, &to->n_ids, cut, v, f->name, r->limits, r->p))
-        return false;
-    return to->n_ids > 0 || srv_refuse(r->p, SRV_ERR_PROMPT_EMPTY, f->name);
+    return srv_json_ids(&to->ids, &to->n_ids, cut, v, f->name, r->limits, r->p);
 }
 
 /* An array whose items are strings or arrays holds prompts; of numbers it is one prompt itself. */

@@ -10,10 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "server/engine/engine.h"
+#include "server/engine/session.h"
 
 typedef struct srv_figures {
     eng_metrics eng;
+    eng_session_stats session;
     double load_seconds;
     double slots_share;     /* of the slots, in use */
     uint64_t finished_stop; /* by a stop string or the end-of-text token */

@@ -219,6 +219,8 @@ static void http_figures(srv_figures *f, srv_server *srv) {
 
 static void engine_figures(srv_figures *f, srv_server *srv, const srv_backend *be) {
     srv_backend_metrics(srv, be, &f->eng);
+    if (be->sessions)
+        eng_sessions_stats(be->sessions, &f->session);
     f->load_seconds = be->load_seconds;
     f->reloads = atomic_load(&srv->backends.reloads_done);
     f->reloads_failed = atomic_load(&srv->backends.reloads_failed);

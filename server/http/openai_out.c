@@ -49,6 +49,7 @@ void srv_openai_usage(srv_buf *b, const srv_req *req) {
 void srv_openai_answer_end(srv_buf *b, const srv_req *req) {
     srv_buf_puts(b, "],\"usage\":");
     srv_openai_usage(b, req);
+    srv_session_put(b, req, req->choices[0].session_tokens);
     srv_buf_puts(b, "}\n");
     b->failed |= req->head.failed;
 }
@@ -67,6 +68,8 @@ void srv_openai_chunk_end(srv_req *req) {
     } else if (req->gen.include_usage) {
         srv_buf_puts(&req->out, ",\"usage\":null");
     }
+    if (req->choices[0].done)
+        srv_session_put(&req->out, req, req->choices[0].session_tokens);
     srv_buf_puts(&req->out, "}\n\n");
 }
 

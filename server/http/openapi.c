@@ -65,6 +65,8 @@ static const char *fixed_form(srv_field_kind kind) {
         return "'anyOf':[{'$ref':'#/components/schemas/ResponseFormat'},{'type':'null'}]";
     case SRV_FIELD_GRAMMAR:
         return "'anyOf':[{'$ref':'#/components/schemas/TgiGrammar'},{'type':'null'}]";
+    case SRV_FIELD_SESSION:
+        return "'anyOf':[{'type':'string','pattern':'^([0-9a-f]{32}|new)$'},{'type':'null'}]";
     case SRV_FIELD_NEUTRAL:
         return "'type':'null'";
     default:
@@ -192,6 +194,10 @@ static void put_responses(srv_buf *b, const srv_route *r) {
                     : tgi                         ? "AnyError"
                     : always[i] == 503 && r->open ? "Status"
                                                   : "Error");
+    if (r->session || (r->body && srv_field_find(r->body, "session_id")))
+        put_refusal(b, 409, tgi ? "AnyError" : "Error");
+    if (!r->refuses && strncmp(r->path, "/sessions", 9) == 0)
+        put_refusal(b, 501, "Error");
     if (tgi) {
         put_refusal(b, 422, "TgiError");
         put_refusal(b, 424, "TgiError");
@@ -200,34 +206,49 @@ static void put_responses(srv_buf *b, const srv_route *r) {
 }
 
 static void put_operation(srv_buf *b, const srv_route *r) {
-    srv_openapi_put(b, r->methods & SRV_GET ? "'get':{'summary':" : "'post':{'summary':");
+    srv_openapi_put(b, r->methods & SRV_GET    ? "'get':{'summary':"
+                       : r->methods & SRV_POST ? "'post':{'summary':"
+                                               : "'delete':{'summary':");
     text(b, r->about);
     if (r->open)
         srv_openapi_put(b, ",'security':[]");
     if (r->prefix)
-        srv_openapi_put(b, ",'parameters':[{'name':'name','in':'path','required':true,"
-                           "'schema':{'type':'string','pattern':'^[A-Za-z0-9_.-]+$'}}]");
+        srv_openapi_put(b, r->session
+                               ? ",'parameters':[{'name':'id','in':'path','required':true,"
+                                 "'schema':{'type':'string','pattern':'^[0-9a-f]{32}$'}}]"
+                               : ",'parameters':[{'name':'name','in':'path','required':true,"
+                                 "'schema':{'type':'string','pattern':'^[A-Za-z0-9_.-]+$'}}]");
     put_request(b, r);
     put_responses(b, r);
     srv_buf_puts(b, "}");
 }
 
-/* The next row from `r` on that is served here and has this path (NULL: any path); NULL: none. */
-static const srv_route *next_row(const srv_server *srv, const srv_route *r, const char *path) {
+static bool same_path(const srv_route *a, const srv_route *b) {
+    return strcmp(a->path, b->path) == 0 &&
+           strcmp(a->suffix ? a->suffix : "", b->suffix ? b->suffix : "") == 0;
+}
+
+/* The next row from `r` on that is served here and has the path of `like` (NULL: any path); NULL:
+ * none. */
+static const srv_route *next_row(const srv_server *srv, const srv_route *r, const srv_route *like) {
     for (; r < srv_routes + srv_route_count; r++)
-        if (srv_route_served(srv, r) && (!path || strcmp(r->path, path) == 0))
+        if (srv_route_served(srv, r) && (!like || same_path(r, like)))
             return r;
     return NULL;
 }
 
 /* A path with all its rows, where its first one stands. */
 static void put_path(srv_buf *b, const srv_server *srv, const srv_route *r) {
-    const char *path = r->path;
-    text(b, path);
+    const srv_route *like = r;
+    text(b, r->path);
     b->len -= r->prefix; /* the name goes before the closing quote */
-    srv_openapi_put(b, r->prefix ? "{name}':{" : ":{");
+    if (r->prefix)
+        srv_openapi_put(b, r->session ? "{id}" : "{name}");
+    if (r->suffix)
+        srv_buf_puts(b, r->suffix);
+    srv_openapi_put(b, r->prefix ? "':{" : ":{");
     put_operation(b, r);
-    while ((r = next_row(srv, r + 1, path))) {
+    while ((r = next_row(srv, r + 1, like))) {
         srv_buf_puts(b, ",");
         put_operation(b, r);
     }
@@ -237,7 +258,7 @@ static void put_path(srv_buf *b, const srv_server *srv, const srv_route *r) {
 static void put_paths(srv_buf *b, const srv_server *srv) {
     bool first = true;
     for (const srv_route *r = srv_routes; (r = next_row(srv, r, NULL)); r++) {
-        if (next_row(srv, srv_routes, r->path) != r)
+        if (next_row(srv, srv_routes, r) != r)
             continue;
         if (!first)
             srv_buf_puts(b, ",");

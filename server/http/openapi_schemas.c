@@ -53,7 +53,7 @@ static const struct {
                      "'id':" INT ",'text':" STR ",'logprob':{'type':['number','null']}")},
     {"GenerateAnswer",
      OBJECT("'text','tokens','finish_reason','usage','timings'",
-            "'text':" STR ",'tokens':" LIST(REF(
+            "'text':" STR ",'session_id':" STR ",'session_tokens':" INT ",'tokens':" LIST(REF(
                 "Token")) ",'finish_reason':"
                           "{'enum':['length','stop','eos','cancelled']},'usage':{'type':'object'},"
                           "'timings':{'type':'object'}")},
@@ -68,6 +68,14 @@ static const struct {
     {"Info", OBJECT("'model_id','max_input_tokens','max_total_tokens','version'",
                     "'model_id':" STR ",'max_input_tokens':" INT ",'max_total_tokens':" INT
                     ",'version':" STR)},
+    {"SessionHead",
+     OBJECT("'session_id','session_tokens'", "'session_id':" STR ",'session_tokens':" INT)},
+    {"Session", OBJECT("'session_id','session_tokens','bytes','created','used','busy','in_memory',"
+                       "'saved','tokens','text'",
+                       "'session_id':" STR ",'session_tokens':" INT ",'bytes':" INT
+                       ",'created':" INT ",'used':" INT ",'busy':" BOOL ",'in_memory':" BOOL
+                       ",'saved':" BOOL ",'tokens':" LIST(INT) ",'text':" NULLABLE(STR))},
+    {"SessionGone", OBJECT("'session_id','deleted'", "'session_id':" STR ",'deleted':" BOOL)},
     {"State", OBJECT("'status'", "'status':" STR)},
     {"TokenizeRequest", "{'type':'object','additionalProperties':false,'required':['text'],"
                         "'properties':{'text':" STR "}}"},

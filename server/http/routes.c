@@ -9,6 +9,7 @@
 #define PUBLIC .methods = SRV_GET, .open = true, .early = true
 #define POSTED .methods = SRV_POST, .heavy = true
 #define GENERATE POSTED, .admit = srv_generate_admit, .run = srv_generate_run
+#define SESSION .prefix = true, .session = true
 #define PAGE PUBLIC, .page = true, .run = srv_page_run
 const srv_route srv_routes[] = {
     {.path = "/generate",            GENERATE, .body = &srv_table_generate, .reply = "AnyGenerateAnswer", .about = "Continue a prompt."},
@@ -22,6 +23,13 @@ const srv_route srv_routes[] = {
     {.path = "/v1/models",           .methods = SRV_GET,  .run = srv_models_run, .reply = "Models", .about = "The model served."},
     {.path = "/v1/models/",          .methods = SRV_GET,  .prefix = true, .run = srv_model_run, .reply = "Model", .about = "The model, by name."},
     {.path = "/info",                .methods = SRV_GET,  .run = srv_info_run, .reply = "Info", .about = "Limits, in the form of TGI."},
+    {.path = "/sessions",            .methods = SRV_POST, .run = srv_session_create_run, .reply = "SessionHead",
+     .about = "Begin a session: a conversation that is continued without being sent again."},
+    {.path = "/sessions/",           SESSION, .suffix = "/fork", .methods = SRV_POST, .run = srv_session_fork_run, .reply = "SessionHead",
+     .about = "A new session with the text of this one."},
+    {.path = "/sessions/",           SESSION, .methods = SRV_GET, .run = srv_session_get_run, .reply = "Session", .about = "What a session holds."},
+    {.path = "/sessions/",           SESSION, .methods = SRV_DELETE, .run = srv_session_delete_run, .reply = "SessionGone",
+     .about = "End a session; a request that runs is cancelled."},
     {.path = "/tokenize",            POSTED, .run = srv_tokenize_run, .request = "TokenizeRequest", .reply = "TokenizeAnswer", .about = "Text to tokens."},
     {.path = "/detokenize",         POSTED, .run = srv_detokenize_run, .request = "DetokenizeRequest", .reply = "DetokenizeAnswer", .about = "Tokens to text."},
     {.path = "/health",              PUBLIC, .run = srv_health_run, .reply = "State", .about = "Is the server alive?"},
@@ -35,8 +43,11 @@ const int srv_route_count = (int)(sizeof srv_routes / sizeof srv_routes[0]);
 _Static_assert(sizeof srv_routes / sizeof srv_routes[0] <= SRV_MAX_ROUTES, "grow SRV_MAX_ROUTES");
 
 static bool matches(const srv_route *r, const char *path) {
-    size_t n = strlen(r->path);
-    return r->prefix ? strncmp(path, r->path, n) == 0 && path[n] : strcmp(path, r->path) == 0;
+    size_t n = strlen(r->path), k = r->suffix ? strlen(r->suffix) : 0, all = strlen(path);
+    if (!r->prefix)
+        return strcmp(path, r->path) == 0;
+    return strncmp(path, r->path, n) == 0 && all > n + k &&
+           strcmp(path + all - k, k ? r->suffix : "") == 0;
 }
 
 bool srv_route_served(const srv_server *srv, const srv_route *r) {
@@ -46,7 +57,7 @@ bool srv_route_served(const srv_server *srv, const srv_route *r) {
 static int method_bit(const char *method) {
     if (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0)
         return SRV_GET;
-    return strcmp(method, "POST") == 0 ? SRV_POST : 0;
+    return strcmp(method, "POST") == 0 ? SRV_POST : strcmp(method, "DELETE") == 0 ? SRV_DELETE : 0;
 }
 
 const srv_route *srv_route_find(const srv_server *srv, const char *path, const char *method,
@@ -56,7 +67,7 @@ const srv_route *srv_route_find(const srv_server *srv, const char *path, const c
     *methods = 0;
     for (int i = 0; i < srv_route_count; i++) {
         const srv_route *r = &srv_routes[i];
-        if (!srv_route_served(srv, r) || !matches(r, path))
+        if (!srv_route_served(srv, r) || !matches(r, path) || (found && found->suffix))
             continue;
         *methods |= r->methods;
         if (!found || ((r->methods & asked) && !(found->methods & asked)))
@@ -70,13 +81,21 @@ bool srv_method_allowed(int methods, const char *method) {
 }
 
 const char *srv_allow(int methods) {
-    static const char *const words[] = {"", "GET, HEAD", "POST", "GET, HEAD, POST"};
-    return words[methods & (SRV_GET | SRV_POST)];
+    static const char *const words[] = {
+        "",       "GET, HEAD",         "POST",         "GET, HEAD, POST",
+        "DELETE", "GET, HEAD, DELETE", "POST, DELETE", "GET, HEAD, POST, DELETE"};
+    return words[methods & (SRV_GET | SRV_POST | SRV_DELETE)];
+}
+
+static int tail_length(const srv_route *r, const char *path) {
+    size_t around = strlen(r->path) + (r->suffix ? strlen(r->suffix) : 0);
+    return (int)(strlen(path) - around);
 }
 
 void srv_route_tail(srv_req *req, const char *path) {
     if (req->route && req->route->prefix)
-        snprintf(req->tail, sizeof req->tail, "%s", path + strlen(req->route->path));
+        snprintf(req->tail, sizeof req->tail, "%.*s", tail_length(req->route, path),
+                 path + strlen(req->route->path));
 }
 
 /* Rows of one path are counted together: methods that it has not belong to none of them. */

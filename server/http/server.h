@@ -96,10 +96,10 @@ typedef struct srv_backends {
 /* Status codes that are counted one by one; others fall into the last row. */
 #define SRV_COUNTED_CODES                                                                          \
     {                                                                                              \
-        200, 204, 304, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 424, 429, 431, 499, 500,  \
-            501, 503, 0                                                                            \
+        200, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 417, 422, 424, 429, 431, 499,  \
+            500, 501, 503, 0                                                                       \
     }
-enum { SRV_N_CODES = 21, SRV_MAX_ROUTES = 32 };
+enum { SRV_N_CODES = 22, SRV_MAX_ROUTES = 32 };
 
 struct srv_server {
     const srv_settings *set;
@@ -187,6 +187,11 @@ struct srv_req {
     int64_t reserved; /* share of srv->upload_bytes */
     srv_gen gen;
     srv_reply reply;
+    void (*work)(srv_req *req);        /* a worker runs this instead of the route */
+    eng_lease *lease;                  /* a session that is held, until the engine takes it over */
+    char session[ENG_SESSION_ID_TEXT]; /* its id; "": none */
+    bool session_new;                  /* made for this request */
+    int64_t session_before;            /* tokens it had */
 
     /* generation */
     srv_buf head; /* what every chunk of a stream begins with */
@@ -276,14 +281,18 @@ tnl_status srv_workers_open(srv_workers *w, tnl_error *err);
 void srv_workers_close(srv_workers *w); /* finishes what is queued */
 /* Run req->route->run on a worker, then wake the request. False: out of memory. */
 bool srv_workers_post(srv_workers *w, srv_req *req);
+/* Go on with `work` on a worker, because it may take a while; here and now if this is one, or if
+ * none can be had. */
+void srv_work_on(srv_req *req, void (*work)(srv_req *req));
 
 /* ---- routes.c ---- */
 
-enum { SRV_GET = 1, SRV_POST = 2 };
+enum { SRV_GET = 1, SRV_POST = 2, SRV_DELETE = 4 };
 
 struct srv_route {
     const char *path;
-    bool prefix; /* the path is followed by a name */
+    bool prefix;        /* the path is followed by a name */
+    const char *suffix; /* and that by this; such a row stands before one without */
     int methods;
     bool open;                                   /* answers without a key */
     bool early;                                  /* answers while the model is loading */
@@ -294,6 +303,7 @@ struct srv_route {
     const srv_table *body;                       /* rows of a body that asks for text, or NULL */
     bool stream;                                 /* answers as a stream whatever the body says */
     bool refuses;                                /* never answers with 200 */
+    bool session;                                /* the name is a session's id */
     const char *about;                           /* for /openapi.json, as the next two */
     const char *request, *reply;                 /* names of schemas; NULL: `body`, `media` */
     const char *media;                           /* of the answer; NULL: plain text */
@@ -321,6 +331,19 @@ void srv_generate_run(srv_req *req);
  * something to answer. */
 void srv_generate_continue(srv_req *req);
 int srv_retry_after(srv_server *srv);
+
+/* api_sessions.c */
+void srv_session_create_run(srv_req *req);
+void srv_session_get_run(srv_req *req);
+void srv_session_delete_run(srv_req *req);
+void srv_session_fork_run(srv_req *req);
+/* Hold the session that the body names, if it names one. */
+bool srv_session_take(srv_req *req, srv_problem *p);
+/* Its text must be read from the disk first: not on this thread. */
+bool srv_session_is_cold(const srv_req *req);
+bool srv_session_warm(srv_req *req, srv_problem *p);
+/* Append ,"session_id":..,"session_tokens":.. if the request has one. */
+void srv_session_put(srv_buf *b, const srv_req *req, int64_t tokens);
 
 void srv_health_run(srv_req *req);
 void srv_ready_run(srv_req *req);

@@ -14,7 +14,7 @@ static bool wanted(srv_req *req) {
 
 static void run_job(srv_req *req) {
     if (wanted(req))
-        req->route->run(req);
+        (req->work ? req->work : req->route->run)(req);
     pthread_mutex_lock(&req->lock);
     req->work_done = true;
     bool detached = req->detached;
@@ -42,6 +42,19 @@ static void *worker_main(void *arg) {
         run_job(job->req);
         free(job);
     }
+}
+
+void srv_work_on(srv_req *req, void (*work)(srv_req *req)) {
+    req->work = work;
+    if (!req->working) {
+        req->working = true;
+        if (srv_workers_post(&req->srv->workers, req)) {
+            srv_watch_poke(req->srv);
+            return;
+        }
+        req->working = false;
+    }
+    work(req);
 }
 
 tnl_status srv_workers_open(srv_workers *w, tnl_error *err) {

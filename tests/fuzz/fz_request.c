@@ -71,12 +71,12 @@ static void check_fields(const srv_gen *g) {
     }
 }
 
-static void check_prompt(const srv_prompt *p) {
-    FUZZ_CHECK(!p->text == !!p->ids);
+static void check_prompt(const srv_prompt *p, bool may_be_empty) {
+    FUZZ_CHECK(!p->text == !!p->ids || (may_be_empty && p->n_ids == 0));
     if (p->text)
-        FUZZ_CHECK(p->text_len > 0 && strlen(p->text) == p->text_len &&
+        FUZZ_CHECK((p->text_len > 0 || may_be_empty) && strlen(p->text) == p->text_len &&
                    tnl_utf8_valid(p->text, p->text_len));
-    FUZZ_CHECK(p->text || (p->n_ids >= 1 && p->n_ids <= MAX_PROMPT));
+    FUZZ_CHECK(p->text || ((p->n_ids >= 1 || may_be_empty) && p->n_ids <= MAX_PROMPT));
     for (size_t i = 0; i < p->n_ids; i++)
         FUZZ_CHECK(p->ids[i] >= 0 && p->ids[i] < VOCAB);
 }
@@ -84,7 +84,7 @@ static void check_prompt(const srv_prompt *p) {
 static void check_prompts(const srv_gen *g) {
     FUZZ_CHECK((g->n_prompts > 0) != (g->n_messages > 0) && g->n_prompts <= SRV_MAX_PROMPTS);
     for (size_t i = 0; i < g->n_prompts; i++)
-        check_prompt(&g->prompts[i]);
+        check_prompt(&g->prompts[i], g->session[0] != 0);
     for (size_t i = 0; i < g->n_messages; i++)
         FUZZ_CHECK(strlen(g->messages[i].text) == g->messages[i].text_len);
 }

@@ -13,7 +13,7 @@ NUMERIC = [f for f in FIELDS if "min" in f]
 IDS = [f["name"] for f in NUMERIC]
 ISSUE = ("prompt max_tokens temperature top_k top_p min_p typical_p repetition_penalty "
          "presence_penalty frequency_penalty logit_bias seed stop stream logprobs ignore_eos "
-         "echo speculate cache_prompt").split()
+         "echo speculate cache_prompt session_id").split()
 
 
 def ask(server, **fields):
