@@ -1,0 +1,151 @@
+/* What device code may use beyond plain C++: threads, shared memory, warp exchanges, asynchronous
+ * copies and matrix products. nvcc compiles this file to PTX instructions of sm_80 and later. Where
+ * KN_DEVICE_EMULATION names a header, that header supplies the same names on the host
+ * (tests/checkcuda/emulate.cuh), so that every block algorithm runs, and is checked, without a GPU.
+ *
+ * Fragments of kn_mma_bf16 (D[16][8] += A[16][16] B[16][8]; g = lane / 4, t = lane % 4):
+ *   A  a[0] rows g, a[1] rows g+8, columns 2t, 2t+1; a[2], a[3] the same rows, columns 2t+8, 2t+9
+ *   B  b[0] rows 2t, 2t+1 of column g; b[1] rows 2t+8, 2t+9
+ *   D  d[0], d[1] row g, columns 2t, 2t+1; d[2], d[3] row g+8
+ * Two bf16 lie in a register, the lower column or row in the lower half. */
+#ifndef TNL_CUDA_DEVICE_CUH
+#define TNL_CUDA_DEVICE_CUH
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct kn_bf16 {
+    uint16_t bits;
+};
+
+#ifdef KN_DEVICE_EMULATION
+#include KN_DEVICE_EMULATION
+#else
+#include <cuda_runtime.h>
+
+#define KN_DEVICE __device__ __forceinline__
+#define KN_UNROLL _Pragma("unroll") /* before loops over arrays that must live in registers */
+
+/* Dynamic shared memory of the block, as many bytes as kn_launch was given. */
+#define KN_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+
+KN_DEVICE void kn_sync_block() {
+    __syncthreads();
+}
+
+KN_DEVICE void kn_sync_warp() {
+    __syncwarp();
+}
+
+KN_DEVICE float kn_shfl_xor(float x, int mask) {
+    return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
+}
+
+KN_DEVICE uint32_t kn_shared_address(const void *p) {
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* Four 8 x 8 matrices of bf16: lane i names row i % 8 of matrix i / 8, 16-byte aligned. Each lane
+ * gets elements 2t, 2t+1 of row g of each. */
+KN_DEVICE void kn_ldmatrix(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(kn_shared_address(row))
+                 : "memory");
+}
+
+/* The same, of the transposed matrices. */
+KN_DEVICE void kn_ldmatrix_trans(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(kn_shared_address(row))
+                 : "memory");
+}
+
+/* Transpose an 8 x 8 matrix of bf16 that the warp holds in the order of kn_ldmatrix. */
+KN_DEVICE uint32_t kn_movmatrix(uint32_t x) {
+    uint32_t y;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
+KN_DEVICE void kn_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Copy 16 bytes from global to shared memory, both 16-byte aligned, past the registers. They are
+ * there for the thread that asked after kn_copy_wait, for the block after kn_sync_block. */
+KN_DEVICE void kn_copy_async(void *shared, const void *global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                 :
+                 : "r"(kn_shared_address(shared)), "l"(global)
+                 : "memory");
+}
+
+/* Closes the group of copies asked for since the last one. */
+KN_DEVICE void kn_copy_commit() {
+    asm volatile("cp.async.commit_group;" : : : "memory");
+}
+
+/* Waits for all groups but the last n. */
+template <int n> KN_DEVICE void kn_copy_wait() {
+    asm volatile("cp.async.wait_group %0;" : : "n"(n) : "memory");
+}
+
+/* Two floats to bf16, to nearest even. */
+KN_DEVICE uint32_t kn_pack_bf16(float low, float high) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+
+KN_DEVICE float kn_float_of_bits(uint32_t bits) {
+    return __uint_as_float(bits);
+}
+
+template <typename... P, typename... A>
+static inline void kn_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+                             cudaStream_t stream, A... args) {
+    const size_t without_asking = 48 << 10;
+    if (shared > without_asking)
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    kernel<<<grid, block, shared, stream>>>(args...);
+}
+#endif
+
+/* ---- the same on both ---- */
+
+KN_DEVICE float kn_low_bf16(uint32_t pair) {
+    return kn_float_of_bits(pair << 16);
+}
+
+KN_DEVICE float kn_high_bf16(uint32_t pair) {
+    return kn_float_of_bits(pair & 0xFFFF0000u);
+}
+
+KN_DEVICE float kn_to_float(kn_bf16 x) {
+    return kn_float_of_bits((uint32_t)x.bits << 16);
+}
+
+KN_DEVICE float kn_to_float(float x) {
+    return x;
+}
+
+KN_DEVICE kn_bf16 kn_to_bf16(float x) {
+    kn_bf16 r;
+    r.bits = (uint16_t)kn_pack_bf16(x, 0.0f);
+    return r;
+}
+
+KN_DEVICE void kn_store(float *p, float x) {
+    *p = x;
+}
+
+KN_DEVICE void kn_store(kn_bf16 *p, float x) {
+    *p = kn_to_bf16(x);
+}
+
+#endif

@@ -1,0 +1,44 @@
+/* checkcuda: holds the kernels of kernels/cuda to float64 references. One set of checks runs in two
+ * places: on a device (cc_gpu.c) and on the host, with device code compiled for it
+ * (cc_emulated.c, emulate.cuh). */
+#ifndef TNL_CHECKCUDA_H
+#define TNL_CHECKCUDA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct cc {
+    uint64_t seed, rng;
+    const char *filter, *test;
+    int rounds;
+    long cases, failures;
+} cc;
+
+uint64_t cc_random(cc *c);
+int64_t cc_between(cc *c, int64_t lo, int64_t hi); /* both included */
+double cc_uniform(cc *c);                          /* [0, 1) */
+double cc_normal(cc *c);
+bool cc_section(cc *c, const char *name);
+
+/* Counts a case; prints the message of a failed one. */
+__attribute__((format(printf, 3, 4))) bool cc_expect(cc *c, bool ok, const char *fmt, ...);
+
+/* ---- the place where kernels run ---- */
+
+/* Opens it. NULL, or why there is none. */
+const char *cc_place_open(uint64_t seed);
+const char *cc_place_name(void);
+size_t cc_shared_bytes(void); /* that a block may have */
+/* Memory of the device, every byte 0xFF: a NaN in each element type. Ends the program without. */
+void *cc_device(size_t bytes);
+void *cc_device_copy(const void *host, size_t bytes);
+void cc_fetch(void *host, const void *device, size_t bytes); /* waits for kernels */
+void cc_device_free(void *p);
+/* Waits for kernels; NULL or the device's error. */
+const char *cc_sync(void);
+
+/* ---- the parts ---- */
+void cc_check_linattn(cc *c);
+
+#endif

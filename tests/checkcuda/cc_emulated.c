@@ -1,0 +1,49 @@
+/* Kernels run on the host: device memory is exact allocations that an address sanitizer watches. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/checkcuda/cc.h"
+
+void emu_seed_c(uint64_t seed);
+
+const char *cc_place_open(uint64_t seed) {
+    emu_seed_c(seed);
+    return NULL;
+}
+
+const char *cc_place_name(void) {
+    return "emulated on the host";
+}
+
+size_t cc_shared_bytes(void) {
+    return 163 << 10; /* compute capability 8.0 */
+}
+
+void *cc_device(size_t bytes) {
+    void *p = NULL;
+    if (posix_memalign(&p, 256, bytes ? bytes : 1) != 0) {
+        fprintf(stderr, "checkcuda: no memory\n");
+        exit(2);
+    }
+    memset(p, 0xFF, bytes);
+    return p;
+}
+
+void *cc_device_copy(const void *host, size_t bytes) {
+    void *p = cc_device(bytes);
+    memcpy(p, host, bytes);
+    return p;
+}
+
+void cc_fetch(void *host, const void *device, size_t bytes) {
+    memcpy(host, device, bytes);
+}
+
+void cc_device_free(void *p) {
+    free(p);
+}
+
+const char *cc_sync(void) {
+    return NULL;
+}

@@ -1,0 +1,3 @@
+/* The device code, compiled for the host. One program may hold all of it: kernels are static. */
+#include "kernels/cuda/linattn_prefill.cu"
+#include "kernels/cuda/linattn_step.cu"
