@@ -17,7 +17,10 @@ static tnl_status check_key_file(int fd, const char *shown, tnl_error *err) {
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
         return tnl_fail(err, TNL_E_USAGE, "%s: the key file is not a regular file", shown);
-    if (st.st_mode & 077)
+    /* Root may hand a file to us through our group or an access list, which shows as group bits:
+     * systemd's credentials and Kubernetes' secrets come like this. */
+    mode_t others = st.st_uid == 0 && geteuid() != 0 ? 037 : 077;
+    if (st.st_mode & others)
         return tnl_fail(err, TNL_E_USAGE,
                         "%s: the key file has mode %04o, others can read it; expected 0600", shown,
                         (unsigned)(st.st_mode & 07777));

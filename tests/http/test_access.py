@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 
 import pytest
 
@@ -107,6 +108,27 @@ def test_key_from_environment(model):
 def test_bad_key_file(model, key_file, text, mode):
     code, err = exit_of(model, "--port", "0", "--api-key-file", key_file(text, mode))
     assert code == 2 and err.startswith("tnl serve: ") and KEY not in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_key_file_of_root():
+    """Root may hand a file over through the group, as systemd and Kubernetes do."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = os.path.join(folder, "key")
+        with open(path, "w") as f:
+            f.write(KEY)
+        for owner, mode, good in [(0, 0o440, True), (0, 0o444, False), (0, 0o460, False),
+                                  (nobody, 0o400, True), (nobody, 0o440, False)]:
+            os.chown(path, owner, nobody)
+            os.chmod(path, mode)
+            p = subprocess.run([BIN, "serve", folder, "--port", "0", "--api-key-file", path],
+                               capture_output=True, env=clean_env(None), timeout=60, user=nobody,
+                               group=nobody, extra_groups=[])
+            # with a good key, the model that is not there is missed
+            assert (b"the key file has mode" in p.stderr) != good, (owner, oct(mode), p.stderr)
+            assert (b"config.json" in p.stderr) == good and p.returncode != 0
 
 
 def test_odd_key_files(model, tmp_path, key_file):
