@@ -43,6 +43,7 @@ declare -A PROBE=(
     [python3-venv]='python_module ensurepip'
     [python3-pytest]='python_module pytest'
     [python3-numpy]='python_module numpy'
+    [python3-yaml]='python_module yaml'
     [nginx-light]='has nginx || has /usr/sbin/nginx'
     [caddy]='has caddy'
     [haproxy]='has haproxy || has /usr/sbin/haproxy'
@@ -50,7 +51,7 @@ declare -A PROBE=(
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
     libsentencepiece-dev libcurl4-openssl-dev libedit-dev)
 TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
-    python3-numpy nginx-light caddy haproxy)
+    python3-numpy python3-yaml nginx-light caddy haproxy)
 
 missing_packages() {
     local p
