@@ -90,14 +90,26 @@ static void log_sources(const cli_args *a) {
                     names[a->source[i]]);
 }
 
+/* The words of a curl command that reach this server. */
+static void put_address(char *out, size_t cap, const server *sv) {
+    const srv_settings *s = &sv->set->http;
+    const char *host = strcmp(s->host, "0.0.0.0") == 0 ? "127.0.0.1" : s->host;
+    const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
+    const char *base = s->base_path ? s->base_path : "";
+    if (s->tcp)
+        snprintf(out, cap, "%s://%s%s%s:%d%s", s->tls_cert ? "https" : "http", open, host, close,
+                 srv_port(sv->srv), base);
+    else
+        snprintf(out, cap, "--unix-socket '%s' http://localhost%s", s->unix_path, base);
+}
+
 static void print_ready(const server *sv) {
     const cli_serve_settings *s = sv->set;
-    const char *host = strcmp(s->http.host, "0.0.0.0") == 0 ? "127.0.0.1" : s->http.host;
-    const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
-    printf("tnl serves %s. Try:\n  curl -N http://%s%s%s:%d/generate%s -d '{\"prompt\": %s, "
+    char where[512];
+    put_address(where, sizeof where, sv);
+    printf("tnl serves %s. Try:\n  curl -N %s/generate%s -d '{\"prompt\": %s, "
            "\"max_tokens\": 64}'\n",
-           s->http.alias, open, host, close, srv_port(sv->srv),
-           s->http.api_key_file ? " -H 'Authorization: Bearer KEY'" : "",
+           s->http.alias, where, s->http.api_key_file ? " -H 'Authorization: Bearer KEY'" : "",
            sv->now->be.tokenizer ? "\"Once upon a time\"" : "[1, 2, 3]");
     fflush(stdout);
 }
@@ -128,6 +140,7 @@ static void collect(server *sv) {
 /* What is small is read again at once, whatever becomes of the model. */
 static void reload_files(server *sv) {
     tnl_error err;
+    srv_reload_certificate(sv->srv, &err);
     srv_reload_keys(sv->srv, &err); /* says in the log what became of it */
 }
 
@@ -188,6 +201,7 @@ static void drain(server *sv) {
         event ev = wait_event(sv, 20);
         if (ev == EV_STOP) {
             tnl_log(TNL_LOG_WARN, "second signal: exit at once");
+            srv_unlink(sv->srv);
             _exit(1);
         }
         if (ev == EV_LOADED)
@@ -246,8 +260,11 @@ static tnl_status open_server(server *sv, const char *dir, tnl_error *err) {
     }
     TNL_TRY(srv_open(&sv->srv, &s->http, err));
     sv->loader.srv = sv->srv;
-    tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host, srv_port(sv->srv),
-            dir);
+    if (s->http.unix_path)
+        tnl_log(TNL_LOG_INFO, "listening on unix socket %s, loading %s", s->http.unix_path, dir);
+    if (s->http.tcp)
+        tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host,
+                srv_port(sv->srv), dir);
     return TNL_OK;
 }
 
@@ -255,8 +272,10 @@ static int close_server(server *sv, int code) {
     /* The loader cannot be interrupted, and the first one still uses the server. */
     if (sv->loader.running)
         pthread_detach(sv->loader.thread);
-    if (sv->loader.running && !sv->loader.again)
+    if (sv->loader.running && !sv->loader.again) {
+        srv_unlink(sv->srv);
         _exit(code);
+    }
     srv_close(sv->srv);
     if (code == 0)
         tnl_log(TNL_LOG_INFO, "stopped");
@@ -328,6 +347,9 @@ static int checked_serve(cli_serve_settings *s, const cli_args *a) {
         s->http.alias = alias;
     s->http.weights = cli_weight_names[s->model.weights];
     tnl_log_setup((tnl_log_level)s->log_level, s->log_format == 1);
+    s->http.tcp = !s->http.unix_path ||
+                  cli_source_of(a, &cli_serve_spec, "host") != CLI_FROM_DEFAULT ||
+                  cli_source_of(a, &cli_serve_spec, "port") != CLI_FROM_DEFAULT;
     log_sources(a);
     return serve(s, a->v[0]);
 }

@@ -37,6 +37,9 @@ static void conn_opened(srv_server *srv, struct MHD_Connection *mhd, void **sock
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
     int one = 1, size = SEND_BUFFER;
     c->fd = info->connect_fd;
+    info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    c->local = info && info->client_addr && info->client_addr->sa_family == AF_UNIX;
+    c->tls = srv_tls_used(mhd);
     /* A reader that stops shows after 64 KiB instead of megabytes. */
     setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -265,7 +268,7 @@ static bool reserve_upload(srv_req *req, int64_t bytes) {
 static void refuse_midway(srv_req *req, const srv_problem *p) {
     req->refused = true;
     req->reply.status = srv_err_status(p->err);
-    srv_reply_raw(req, req->conn->fd, p);
+    srv_reply_raw(req, p);
     srv_buf_free(&req->body);
     srv_watch_phase(req->srv, req->conn, SRV_PH_BODY, srv_now_ms() + LINGER_MS);
 }

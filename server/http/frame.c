@@ -111,7 +111,8 @@ static bool length_ok(const srv_req *req, const heads *h) {
 
 static bool caller_ok(srv_req *req, const heads *h, const char *method, srv_problem *p) {
     const srv_access *a = &req->srv->access;
-    if (h->host && !srv_access_host_ok(a, h->host_value))
+    /* No browser reaches a unix socket, so no page can be made to send another site's name. */
+    if (h->host && !req->conn->local && !srv_access_host_ok(a, h->host_value))
         return srv_refuse(p, SRV_ERR_HOST, NULL);
     req->foreign = h->origin && !srv_caller_origin(req, h->origin, h->host_value);
     if (srv_caller_preflight(req, method))
@@ -131,8 +132,9 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
         h.encoding || (h.length && strspn(h.length_value, "0") != strlen(h.length_value));
     if (h.count > SRV_MAX_HEADERS)
         return srv_refuse(p, SRV_ERR_TOO_MANY_HEADERS, NULL);
-    req->route = srv_route_find(req->srv, url, method, &methods);
-    srv_route_tail(req, url);
+    const char *path = srv_route_path(req->srv, url);
+    req->route = srv_route_find(req->srv, path, method, &methods);
+    srv_route_tail(req, path);
     if (!caller_ok(req, &h, method, p))
         return false;
     if (req->preflight)
@@ -143,6 +145,8 @@ bool srv_frame_check(srv_req *req, const char *url, const char *method, const ch
         req->reply.allow = srv_allow(methods);
         return srv_refuse(p, SRV_ERR_METHOD, NULL);
     }
+    if (req->route->page && url[0] && path != url && url[strlen(url) - 1] != '/')
+        req->route = srv_route_slashed(req->route);
     if (h.expect && strcasecmp(h.expect, "100-continue") != 0)
         return srv_refuse(p, SRV_ERR_EXPECT, NULL);
     if (!length_ok(req, &h))

@@ -1,66 +1,31 @@
 /* The daemon: bind, start, hand over the backend, drain, stop. */
 #include "server/http/http.h"
 
-#include <errno.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "kernels/base/log.h"
 #include "server/http/server.h"
 
-enum { BACKLOG = 1024 };
+/* ---- the listening sockets ---- */
 
-/* ---- the listening socket ---- */
-
-static int bind_one(const struct addrinfo *a) {
-    int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
-    if (fd < 0)
-        return -1;
-    int one = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
-        return fd;
-    int saved = errno;
-    close(fd);
-    errno = saved;
-    return -1;
-}
-
-static int bound_port(int fd) {
-    struct sockaddr_storage a;
-    socklen_t n = sizeof a;
-    char port[16];
-    if (getsockname(fd, (struct sockaddr *)&a, &n) != 0 ||
-        getnameinfo((struct sockaddr *)&a, n, NULL, 0, port, sizeof port, NI_NUMERICSERV) != 0)
-        return 0;
-    return (int)strtol(port, NULL, 10);
-}
-
-static tnl_status open_listener(srv_server *srv, tnl_error *err) {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
-    char port[16];
-    snprintf(port, sizeof port, "%d", (int)srv->set->port);
-    int rc = getaddrinfo(srv->set->host, port, &hints, &list);
-    if (rc != 0)
-        return tnl_fail(err, TNL_E_USAGE, "--host %s: %s", srv->set->host, gai_strerror(rc));
-    int why = 0;
-    for (const struct addrinfo *a = list; a && srv->listen_fd < 0; a = a->ai_next) {
-        srv->listen_fd = bind_one(a);
-        why = errno;
+static tnl_status open_listeners(srv_server *srv, tnl_error *err) {
+    const srv_settings *s = srv->set;
+    if ((s->tls_cert == NULL) != (s->tls_key == NULL))
+        return tnl_fail(err, TNL_E_USAGE, "--tls-cert and --tls-key go together");
+    if (s->tls_cert && !s->tcp)
+        return tnl_fail(err, TNL_E_USAGE, "--tls-cert: TLS is for TCP, and there is only --unix");
+    if (s->tls_cert)
+        TNL_TRY(srv_tls_open(&srv->tls, s->tls_cert, s->tls_key, err));
+    if (s->tcp) {
+        srv_listener *l = &srv->listeners[srv->n_listeners++];
+        TNL_TRY(srv_listen_tcp(l, s, err));
+        l->tls = srv->tls != NULL;
     }
-    freeaddrinfo(list);
-    if (srv->listen_fd < 0)
-        return tnl_fail(err, TNL_E_UNAVAILABLE, "cannot listen on %s port %s: %s", srv->set->host,
-                        port, strerror(why));
-    srv->port = bound_port(srv->listen_fd);
+    if (s->unix_path)
+        TNL_TRY(srv_listen_unix(&srv->listeners[srv->n_listeners++], s, err));
     return TNL_OK;
 }
 
@@ -74,14 +39,14 @@ __attribute__((format(printf, 2, 0))) static void mhd_log(void *cls, const char 
     tnl_log(TNL_LOG_DEBUG, "http: %s", line);
 }
 
-static tnl_status start_daemon(srv_server *srv, tnl_error *err) {
+static tnl_status start_daemon(srv_server *srv, srv_listener *l, tnl_error *err) {
     const srv_settings *s = srv->set;
     /* A backstop behind the watcher, which has the tighter and absolute limits. */
     unsigned idle =
         (unsigned)(s->idle_seconds > s->stall_seconds ? s->idle_seconds : s->stall_seconds) + 5;
     unsigned pool = (unsigned)s->http_threads;
     struct MHD_OptionItem options[] = {
-        {MHD_OPTION_LISTEN_SOCKET, srv->listen_fd, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, l->fd, NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)s->connections, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)s->max_header, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)idle, NULL},
@@ -91,15 +56,37 @@ static tnl_status start_daemon(srv_server *srv, tnl_error *err) {
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)srv_on_uri, srv},
         {MHD_OPTION_END, 0, NULL},
     };
-    srv->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME |
-                                       MHD_USE_ERROR_LOG,
-                                   0, NULL, NULL, srv_on_request, srv, MHD_OPTION_EXTERNAL_LOGGER,
-                                   mhd_log, NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
-    if (!srv->daemon)
+    struct MHD_OptionItem tls[SRV_TLS_OPTIONS + 1] = {{MHD_OPTION_END, 0, NULL}};
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    if (l->tls) {
+        flags |= MHD_USE_TLS;
+        srv_tls_options(tls);
+        tls[SRV_TLS_OPTIONS] = (struct MHD_OptionItem){MHD_OPTION_END, 0, NULL};
+    }
+    l->daemon = MHD_start_daemon(flags, 0, NULL, NULL, srv_on_request, srv,
+                                 MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL, MHD_OPTION_ARRAY,
+                                 options, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+    if (!l->daemon)
         return tnl_fail(err, TNL_E_INTERNAL,
                         "the HTTP daemon does not start (--connections %lld, "
                         "--http-threads %u)",
                         (long long)s->connections, pool);
+    return TNL_OK;
+}
+
+/* "/a/b": what a path can be without being escaped, and no slash at the end. */
+static tnl_status check_base(const char *base, tnl_error *err) {
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/";
+    size_t n = base ? strlen(base) : 0;
+    if (n == 0)
+        return TNL_OK;
+    if (base[0] != '/' || base[n - 1] == '/' || n > 128 || base[strspn(base, plain)] != 0 ||
+        strstr(base, "//") || strstr(base, "/./") || strstr(base, "/../"))
+        return tnl_fail(err, TNL_E_USAGE,
+                        "--base-path %.64s: expected /name or /name/name of letters, digits and "
+                        "-._~, no slash at the end",
+                        base);
     return TNL_OK;
 }
 
@@ -109,7 +96,8 @@ tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err) {
     if (!srv)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory");
     srv->set = s;
-    srv->listen_fd = -1;
+    for (int i = 0; i < SRV_MAX_LISTENERS; i++)
+        srv->listeners[i].fd = -1;
     srv->watch.wake_fd = -1;
     srv->start_time = (int64_t)time(NULL);
     pthread_mutex_init(&srv->watch.lock, NULL);
@@ -118,13 +106,15 @@ tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err) {
     pthread_cond_init(&srv->workers.more, NULL);
     tnl_status st = srv_access_open(&srv->access, s, err);
     if (st == TNL_OK)
-        st = open_listener(srv, err);
+        st = check_base(s->base_path, err);
+    if (st == TNL_OK)
+        st = open_listeners(srv, err);
     if (st == TNL_OK)
         st = srv_watch_open(srv, err);
     if (st == TNL_OK)
         st = srv_workers_open(&srv->workers, err);
-    if (st == TNL_OK)
-        st = start_daemon(srv, err);
+    for (int i = 0; i < srv->n_listeners && st == TNL_OK; i++)
+        st = start_daemon(srv, &srv->listeners[i], err);
     if (st != TNL_OK) {
         srv_close(srv);
         return st;
@@ -134,13 +124,24 @@ tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err) {
 }
 
 int srv_port(const srv_server *srv) {
-    return srv->port;
+    return srv->set->tcp ? srv->listeners[0].port : 0;
 }
 
 void srv_progress(void *cls, uint64_t done, uint64_t total) {
     srv_server *srv = cls;
     atomic_store(&srv->load_total, total);
     atomic_store(&srv->load_done, done);
+}
+
+tnl_status srv_reload_certificate(srv_server *srv, tnl_error *err) {
+    if (!srv->tls)
+        return TNL_OK;
+    tnl_status s = srv_tls_reload(srv->tls, err);
+    if (s != TNL_OK)
+        tnl_log(TNL_LOG_ERROR, "the certificate stays as it was: %s", err->msg);
+    else
+        tnl_log(TNL_LOG_INFO, "the certificate is read again");
+    return s;
 }
 
 tnl_status srv_reload_keys(srv_server *srv, tnl_error *err) {
@@ -157,12 +158,14 @@ tnl_status srv_reload_keys(srv_server *srv, tnl_error *err) {
 void srv_drain(srv_server *srv) {
     if (atomic_exchange(&srv->draining, true))
         return;
-    /* Quiescing alone would leave new callers hanging in the backlog, so the socket stops listening
-     * as well. Its descriptor stays open until the polling threads, which may still name it, are
-     * gone. */
     srv_backend_drain(srv);
-    MHD_quiesce_daemon(srv->daemon);
-    shutdown(srv->listen_fd, SHUT_RDWR);
+    for (int i = 0; i < srv->n_listeners; i++)
+        srv_listen_stop(&srv->listeners[i]);
+}
+
+void srv_unlink(srv_server *srv) {
+    for (int i = 0; i < srv->n_listeners; i++)
+        srv_listen_unlink(&srv->listeners[i]);
 }
 
 bool srv_quiet(srv_server *srv) {
@@ -191,15 +194,12 @@ static void resume_all(srv_server *srv) {
 void srv_close(srv_server *srv) {
     if (!srv)
         return;
-    if (srv->daemon) {
-        srv_drain(srv);
-        resume_all(srv);
-        srv_workers_close(&srv->workers);
-        MHD_stop_daemon(srv->daemon);
-    }
-    if (srv->listen_fd >= 0)
-        close(srv->listen_fd);
+    srv_drain(srv);
+    resume_all(srv);
     srv_workers_close(&srv->workers);
+    for (int i = 0; i < srv->n_listeners; i++)
+        srv_listen_close(&srv->listeners[i]);
+    srv_tls_close(srv->tls);
     srv_watch_close(srv);
     srv_access_close(&srv->access);
     pthread_cond_destroy(&srv->workers.more);

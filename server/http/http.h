@@ -1,8 +1,8 @@
 /* The HTTP server: a libmicrohttpd daemon, a watcher thread and two workers in front of an engine.
  *
  * It listens from srv_open on, before there is a model: /health then says "loading". srv_ready
- * hands over what was loaded, once or again and again. All functions here are
- * for the thread that opened the server, except srv_progress, which any thread may call. */
+ * hands over what was loaded, once or again and again. All functions here are for the thread that
+ * opened the server, except srv_progress, which any thread may call. */
 #ifndef TNL_HTTP_HTTP_H
 #define TNL_HTTP_HTTP_H
 
@@ -31,7 +31,7 @@ typedef struct srv_backend {
 
 /* Bind, listen, start threads. `s` is borrowed and must outlive the server. */
 tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err);
-int srv_port(const srv_server *srv);
+int srv_port(const srv_server *srv); /* 0: no TCP */
 
 void srv_progress(void *srv, uint64_t done, uint64_t total); /* an mdl_progress_fn */
 
@@ -47,6 +47,12 @@ void srv_note_reload(srv_server *srv, bool ok); /* for /metrics */
 /* Read the key file again, if there is one. A file that cannot be used leaves the keys as they are
  * (one line in the log). Runs beside requests. */
 tnl_status srv_reload_keys(srv_server *srv, tnl_error *err);
+
+/* The same for certificate and key of TLS. */
+tnl_status srv_reload_certificate(srv_server *srv, tnl_error *err);
+
+/* Remove the socket file. For an end without srv_close. */
+void srv_unlink(srv_server *srv);
 
 /* Stop accepting: the listening socket is closed, new requests on open connections are refused,
  * what runs goes on. */

@@ -270,7 +270,10 @@ static void put_paths(srv_buf *b, const srv_server *srv) {
 void srv_openapi_run(srv_req *req) {
     srv_buf b = {0};
     srv_openapi_put(&b, "{'openapi':'3.1.0','info':{'title':'tnl','version':'" TNL_VERSION
-                        "'},'security':[{},{'key':[]}],'paths':{");
+                        "'},'security':[{},{'key':[]}],'servers':[{'url':");
+    const char *base = req->srv->set->base_path;
+    text(&b, base && *base ? base : "/");
+    srv_openapi_put(&b, "}],'paths':{");
     put_paths(&b, req->srv);
     srv_openapi_put(&b, "},'components':{'securitySchemes':{'key':{'type':'http','scheme':"
                         "'bearer'}},'schemas':{");

@@ -65,6 +65,8 @@ static void add_headers(const srv_req *req, struct MHD_Response *m) {
         add(m, "ETag", r->etag);
     for (const srv_header *h = r->more; h && h->name; h++)
         add(m, h->name, h->value);
+    if (r->location[0])
+        add(m, "Location", r->location);
     if (r->allow)
         add(m, "Allow", r->allow);
     if (r->status == 401)
@@ -104,7 +106,16 @@ static void add_raw(void *all, const char *name, const char *value) {
     srv_buf_printf(all, "\r\n%s: %s", name, value);
 }
 
-void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
+/* Best effort: what does not fit into the socket's buffer at once is not sent. */
+static void send_last(const srv_req *req, const srv_buf *b) {
+    int fd = req->conn->fd;
+    bool sent = req->conn->tls ? srv_tls_send_last(req->mhd, b->data, b->len)
+                               : send(fd, b->data, b->len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+    if (sent)
+        shutdown(fd, SHUT_WR);
+}
+
+void srv_reply_raw(const srv_req *req, const srv_problem *p) {
     srv_buf body = {0}, all = {0};
     int status = srv_err_status(p->err);
     atomic_fetch_add(&req->srv->refusals[p->err], 1);
@@ -127,8 +138,8 @@ void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p) {
     srv_caller_cors_headers(req, add_raw, &all);
     srv_buf_puts(&all, "\r\n\r\n");
     srv_buf_put(&all, body.data, body.len);
-    if (!all.failed && send(fd, all.data, all.len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
-        shutdown(fd, SHUT_WR);
+    if (!all.failed)
+        send_last(req, &all);
     srv_buf_free(&body);
     srv_buf_free(&all);
 }

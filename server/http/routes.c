@@ -50,6 +50,27 @@ static bool matches(const srv_route *r, const char *path) {
            strcmp(path + all - k, k ? r->suffix : "") == 0;
 }
 
+const char *srv_route_path(const srv_server *srv, const char *url) {
+    const char *base = srv->set->base_path;
+    size_t n = base ? strlen(base) : 0;
+    if (strncmp(url, base ? base : "", n) != 0)
+        return "";
+    return url[n] == 0 && n ? "/" : url + n;
+}
+
+static void add_slash(srv_req *req) {
+    srv_buf none = {0};
+    const char *last = strrchr(req->srv->set->base_path, '/') + 1;
+    snprintf(req->reply.location, sizeof req->reply.location, "%s/", last);
+    srv_reply_body(req, 308, NULL, &none);
+}
+
+const srv_route *srv_route_slashed(const srv_route *r) {
+    static const srv_route slashed = {
+        .path = "/", .methods = SRV_GET, .open = true, .early = true, .run = add_slash};
+    return strcmp(r->path, "/") == 0 ? &slashed : r;
+}
+
 bool srv_route_served(const srv_server *srv, const srv_route *r) {
     return srv->set->page || !r->page;
 }

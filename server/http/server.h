@@ -23,6 +23,8 @@
 #include "server/http/fields.h"
 #include "server/http/http.h"
 #include "server/http/json_out.h"
+#include "server/http/listen.h"
+#include "server/http/tls.h"
 
 typedef struct srv_req srv_req;
 typedef struct srv_route srv_route;
@@ -45,10 +47,12 @@ typedef enum srv_phase {
     SRV_PH_IDLE,  /* between two requests */
 } srv_phase;
 
-/* One TCP connection; guarded by the watch lock. */
+/* One connection; guarded by the watch lock. */
 typedef struct srv_conn {
     struct srv_conn *prev, *next;
     int fd;
+    bool local;      /* over a unix socket: constant */
+    bool tls;        /* constant */
     uint64_t serial; /* tells a reused descriptor from the old one */
     srv_phase phase;
     int64_t deadline_ms; /* monotonic; 0: none */
@@ -104,9 +108,9 @@ enum { SRV_N_CODES = 22, SRV_MAX_ROUTES = 32 };
 struct srv_server {
     const srv_settings *set;
     srv_access access;
-    struct MHD_Daemon *daemon;
-    int listen_fd;
-    int port;
+    srv_tls *tls; /* NULL: none */
+    srv_listener listeners[SRV_MAX_LISTENERS];
+    int n_listeners;
     int64_t start_time; /* wall clock, seconds */
     atomic_int state;   /* srv_state */
     atomic_bool draining;
@@ -135,6 +139,7 @@ typedef struct srv_reply {
     int status;
     int retry_after;        /* seconds, 0: no header */
     const char *allow;      /* for 405 */
+    char location[136];     /* for 308; empty: none */
     const char *type;       /* content type */
     const char *etag;       /* may be kept and asked for again; NULL: must not be stored */
     const srv_header *more; /* further headers, the last without a name; or NULL */
@@ -255,8 +260,8 @@ enum MHD_Result srv_reply_queue(srv_req *req);
 /* Queue a response with the headers of req->reply; consumes m (NULL: fails). */
 enum MHD_Result srv_reply_send(srv_req *req, struct MHD_Response *m);
 /* A whole refusal written past libmicrohttpd, when it cannot answer: nothing of an answer has been
- * sent yet and the connection ends with it. */
-void srv_reply_raw(const srv_req *req, int fd, const srv_problem *p);
+ * sent yet and the connection ends with it. With TLS only on the connection's own thread. */
+void srv_reply_raw(const srv_req *req, const srv_problem *p);
 
 #define SRV_JSON "application/json; charset=utf-8"
 
@@ -314,6 +319,11 @@ extern const int srv_route_count;
 
 /* The row for a path, of several the one that has the method; NULL: none. *methods: those that any
  * row of the path has. */
+/* What stands behind the base path, "/" for nothing; outside of it "", where no route is. */
+const char *srv_route_path(const srv_server *srv, const char *url);
+/* The page links to its parts relative to itself, so without a slash at the end of the base path it
+ * is elsewhere: what sends the browser there. Any other row of the page as it is. */
+const srv_route *srv_route_slashed(const srv_route *r);
 const srv_route *srv_route_find(const srv_server *srv, const char *path, const char *method,
                                 int *methods);
 bool srv_route_served(const srv_server *srv, const srv_route *r);

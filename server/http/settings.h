@@ -11,11 +11,16 @@
 
 typedef struct srv_settings {
     const char *host;
-    int64_t port;        /* 0: a free one */
-    const char *alias;   /* model name to report */
-    const char *weights; /* for /v1/models: "auto", "f32", "bf16" */
-    int64_t parallel;    /* slots, to estimate Retry-After */
-    int64_t queue;       /* requests that may wait */
+    int64_t port;                   /* 0: a free one */
+    bool tcp;                       /* listen on host and port */
+    const char *unix_path;          /* listen on a socket file, NULL: no */
+    const char *unix_mode;          /* of that file, octal */
+    const char *tls_cert, *tls_key; /* files; NULL: plain HTTP */
+    const char *base_path;          /* in front of all paths; NULL or empty: nothing */
+    const char *alias;              /* model name to report */
+    const char *weights;            /* for /v1/models: "auto", "f32", "bf16" */
+    int64_t parallel;               /* slots, to estimate Retry-After */
+    int64_t queue;                  /* requests that may wait */
     int64_t max_prompt_tokens;
     int64_t max_body;      /* bytes */
     int64_t max_header;    /* bytes of memory per connection for header and buffers */
@@ -31,10 +36,10 @@ typedef struct srv_settings {
     const char *api_key_file; /* NULL: none */
     const char *allowed_host; /* comma-separated, NULL: none */
     bool insecure_no_auth;
-    const char *cors_origin; /* comma-separated, NULL: none */
-    const char *trust_proxy; /* comma-separated networks, NULL: none */
-    srv_limits limits;       /* of each key that has none of its own, or of each address */
-    bool page; /* the web page at / */
+    const char *cors_origin;   /* comma-separated, NULL: none */
+    const char *trust_proxy;   /* comma-separated networks, NULL: none */
+    srv_limits limits;         /* of each key that has none of its own, or of each address */
+    bool page;                 /* the web page at / */
     const char *chat_template; /* name of a row; NULL: what the model folder says */
     int metrics_compat;        /* 1: figures under vLLM's names, too */
 } srv_settings;

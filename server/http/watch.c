@@ -77,7 +77,9 @@ static void pass_deadline(srv_conn *c) {
     if (c->phase == SRV_PH_BODY && req && !req->refused) {
         srv_problem p;
         srv_refuse(&p, SRV_ERR_TIMEOUT, NULL);
-        srv_reply_raw(req, c->fd, &p);
+        /* With TLS only the connection's own thread may send, and it is waiting for the client. */
+        if (!c->tls)
+            srv_reply_raw(req, &p);
     }
     end_connection(c);
 }

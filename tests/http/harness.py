@@ -182,11 +182,9 @@ def post_head(path, n, *more):
 class Server:
     def __init__(self, model, *flags, env=None, ready=True):
         self.log = tempfile.NamedTemporaryFile(mode="w+b", suffix=".log")
-        flags = list(flags)
+        flags = self.arguments(list(flags))
         if not any(f.startswith("--threads") for f in flags):
             flags += ["--threads", "1"]
-        if not any(f.startswith("--port") for f in flags):
-            flags += ["--port", "0"]
         self.process = subprocess.Popen([BIN, "serve", model, *flags], stderr=self.log,
                                         stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
                                         env=clean_env(env))
@@ -196,6 +194,12 @@ class Server:
             wait_until(lambda: self.get("/health").status == 200, "the server is ready")
 
     # ---- plumbing
+
+    def arguments(self, flags):
+        return flags if any(f.startswith("--port") for f in flags) else flags + ["--port", "0"]
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG)
 
     def logged(self):
         with open(self.log.name, "rb") as f:
@@ -229,7 +233,7 @@ class Server:
         return Raw(self.port, **kw)
 
     def ask(self, method, path, body=None, headers=None):
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG)
+        c = self.connect()
         try:
             c.request(method, path, body, {**self.headers, **(headers or {})})
             r = c.getresponse()
