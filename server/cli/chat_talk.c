@@ -152,6 +152,7 @@ static void ask(talk *t) {
         t->armed = true;
         fputs("(stopped)\n", stderr);
         t->leave = t->leave || !t->person || interrupts > 1;
+        interrupts = 0;
         t->code = t->person ? t->code : EXIT_INTERRUPTED;
     }
     if (t->o->stats)
