@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from conftest import free_port
 from harness import BIN, ROOT, Raw, wait_until
+from proxies import free_port
 
 CONFIGS = os.path.join(ROOT, "configs")
 KEY = "a-key-for-the-tests-0123456789"

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from conftest import NAME, Proxy, free_port
 from harness import Raw, wait_until
+from proxies import NAME, Proxy, free_port
 
 LONG = {"prompt": [5], "max_tokens": 1000000, "ignore_eos": True}
 
@@ -220,6 +220,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def upstream():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+    server.handle_error = lambda *_: None  # a proxy that drops a connection
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield "127.0.0.1:%d" % server.server_port
     server.shutdown()
