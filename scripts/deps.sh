@@ -35,6 +35,7 @@ declare -A PROBE=(
     [libsentencepiece-dev]='lib sentencepiece'
     [libcurl4-openssl-dev]='lib libcurl'
     [libedit-dev]='lib libedit'
+    [libgnutls28-dev]='lib gnutls'
     [libcmocka-dev]='lib cmocka'
     [clang]='has clang'
     [clang-format]='has clang-format'
@@ -43,15 +44,16 @@ declare -A PROBE=(
     [python3-venv]='python_module ensurepip'
     [python3-pytest]='python_module pytest'
     [python3-numpy]='python_module numpy'
+    [openssl]='has openssl'
     [python3-yaml]='python_module yaml'
     [nginx-light]='has nginx || has /usr/sbin/nginx'
     [caddy]='has caddy'
     [haproxy]='has haproxy || has /usr/sbin/haproxy'
 )
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
-    libsentencepiece-dev libcurl4-openssl-dev libedit-dev)
+    libsentencepiece-dev libcurl4-openssl-dev libedit-dev libgnutls28-dev)
 TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
-    python3-numpy python3-yaml nginx-light caddy haproxy)
+    python3-numpy python3-yaml nginx-light caddy haproxy openssl)
 
 missing_packages() {
     local p

@@ -244,7 +244,8 @@ void srv_tls_close(srv_tls *t) {
 /* The priorities must outlive the call that reads them. */
 void srv_tls_options(struct MHD_OptionItem out[SRV_TLS_OPTIONS]) {
     static char priorities[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
-    out[0] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_CERT_CALLBACK2, (intptr_t)retrieve, NULL};
+    out[0] =
+        (struct MHD_OptionItem){MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, (void *)(intptr_t)retrieve};
     out[1] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_PRIORITIES, 0, priorities};
 }
 
