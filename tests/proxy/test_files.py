@@ -39,7 +39,7 @@ def options():
 def test_readme_names_every_file():
     text = text_of("README.md")
     for name in os.listdir(CONFIGS):
-        if name not in ("README.md", "Dockerfile.dockerignore"):
+        if name not in ("README.md", "meson.build", "Dockerfile.dockerignore"):
             assert "| `" + name in text, name
 
 
@@ -79,6 +79,21 @@ def test_unit_fits_the_server(options):
     mine = "\n".join(line for line in text.splitlines() if "systemctl" not in line)
     for flag in re.findall(r"--[a-z][a-z-]+", mine):
         assert "TNL_" + flag[2:].upper().replace("-", "_") in names, flag
+
+
+@pytest.mark.skipif(not shutil.which("meson"), reason="no meson")
+def test_installation(tmp_path):
+    build = os.path.dirname(BIN)
+    subprocess.run(["meson", "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", tmp_path],
+                   check=True, capture_output=True)
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    unit = [p for p in found if p.endswith("/lib/systemd/system/tnl.service")]
+    assert len(unit) == 1
+    binary = re.search(r"^ExecStart=(\S+)", (tmp_path / unit[0]).read_text(), re.M).group(1)
+    assert binary.lstrip("/") in found and os.access(str(tmp_path) + binary, os.X_OK)
+    examples = {os.path.basename(p) for p in found if "/share/doc/tnl/examples/" in p}
+    shipped = {n for n in os.listdir(CONFIGS) if os.path.isfile(os.path.join(CONFIGS, n))}
+    assert examples == shipped - {"meson.build", "Dockerfile.dockerignore", "tnl.service"}
 
 
 # ---- Dockerfile ----
