@@ -262,7 +262,7 @@ function failed(job, e) {
 
 async function answer(branch) {
     if (running) return;
-    const settings = chosen(), turn = made(settings);
+    const settings = chosen(), turn = made(settings, mode === "chat");
     const [path, body] = request(branch, settings);
     const job = { branch, turn, abort: new AbortController() };
     branch.turns = [...branch.turns, turn];

@@ -10,9 +10,9 @@ export function newBranch(turns = [], from = null) {
 
 export const given = (text) => ({ role: "user", text });
 
-export function made(settings) {
+export function made(settings, chat) {
     return {
-        role: "assistant", tokens: [], tail: "", seed: settings.seed, settings,
+        role: "assistant", chat, tokens: [], tail: "", seed: settings.seed, settings,
         reason: "", prompt: 0, cached: 0, began: 0, first: 0, last: 0,
     };
 }

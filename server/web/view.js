@@ -6,7 +6,7 @@ import { closeBox, closeSoon, enterBox, openAt, openBox, placeBox }
     from "./alternatives.js";
 
 const log = $("log");
-const drawn = new Map(); // turn -> {body, next: first token not drawn, tail: text drawn after them}
+const drawn = new WeakMap(); // answer -> {body, next: first token not drawn, tail: text behind them}
 let waiting = false;
 let handlers = {}; // actions(branch, turn, n): buttons; alternative(branch, n): function or null
 let view = { branch: null, chat: false };
@@ -27,7 +27,7 @@ function span(turn, from, to, ended) {
     const least = Math.min(...turn.tokens.slice(from, to).map((t) => t.logprob));
     const e = h("span", { class: "t" + likelihood(least) + (ended ? " end" : ""), tabindex: -1 });
     if (turn.tokens[to - 1].chosen) e.classList.add("chosen");
-    e.textContent = view.chat && from === 0 ? text.trimStart() : text;
+    e.textContent = turn.chat && from === 0 ? text.trimStart() : text;
     e.dataset.from = from;
     e.dataset.to = to;
     if (ended) e.setAttribute("aria-label", "end of the text");
@@ -58,12 +58,14 @@ function drawTokens(turn) {
 
 // ---- a branch ----
 
-function bodyOf(branch, turn, n) {
+// An answer is drawn once, and taken along from then on.
+function bodyOf(turn, n) {
     if (turn.role === "user") {
         const e = h("span", { class: "given", dir: view.chat ? "auto" : null });
         e.textContent = turn.text;
         return e;
     }
+    if (drawn.has(turn)) return drawn.get(turn).body;
     const body = h("span", {
         class: "made", tabindex: 0, role: "group", "data-turn": n, dir: view.chat ? "auto" : null,
         "aria-label": "Answer. Arrow keys go from token to token.",
@@ -76,14 +78,14 @@ function bodyOf(branch, turn, n) {
 function message(branch, turn, n) {
     const name = turn.role === "user" ? "You" : "Model";
     return h("article", { class: "message " + turn.role, "aria-label": name },
-        h("h3", {}, name), h("div", { class: "words" }, bodyOf(branch, turn, n)),
+        h("h3", {}, name), h("div", { class: "words" }, bodyOf(turn, n)),
         h("div", { class: "actions" }, ...handlers.actions(branch, turn, n)));
 }
 
 function page(branch) {
     const last = branch.turns.length - 1;
     return [h("article", { class: "words", dir: "auto" },
-        ...branch.turns.map((t, n) => bodyOf(branch, t, n))),
+        ...branch.turns.map((t, n) => bodyOf(t, n))),
     h("div", { class: "actions" }, ...handlers.actions(branch, branch.turns[last], last))];
 }
 
@@ -91,7 +93,6 @@ export function drawBranch(branch, chat, empty) {
     const bottom = atBottom(), held = heldToken();
     view = { branch, chat };
     closeBox();
-    drawn.clear();
     log.classList.toggle("chat", chat);
     if (branch.turns.length === 0) log.replaceChildren(...empty);
     else if (chat) log.replaceChildren(...branch.turns.map((t, n) => message(branch, t, n)));
