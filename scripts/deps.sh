@@ -49,11 +49,13 @@ declare -A PROBE=(
     [nginx-light]='has nginx || has /usr/sbin/nginx'
     [caddy]='has caddy'
     [haproxy]='has haproxy || has /usr/sbin/haproxy'
+    [chromium-headless-shell]='has chromium-headless-shell || has chromium || has google-chrome'
 )
 BUILD_PACKAGES=(gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev
     libsentencepiece-dev libcurl4-openssl-dev libedit-dev libgnutls28-dev)
 TEST_PACKAGES=(libcmocka-dev clang clang-format binutils python3 python3-venv python3-pytest
     python3-numpy python3-yaml nginx-light caddy haproxy openssl)
+PAGE_PACKAGES=(chromium-headless-shell) # large: installed when its stage is run
 
 missing_packages() {
     local p

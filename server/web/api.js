@@ -45,7 +45,7 @@ async function problemOf(response) {
 }
 
 // The response, or a Problem. An abort stays an AbortError.
-export async function call(path, { method = "GET", body, signal, good } = {}) {
+export async function call(path, { method = "GET", body, signal, good, keepalive } = {}) {
     const headers = {};
     const key = apiKey();
     if (key) headers.Authorization = "Bearer " + key;
@@ -53,7 +53,7 @@ export async function call(path, { method = "GET", body, signal, good } = {}) {
     let response;
     try {
         response = await fetch(path, {
-            method, headers, signal, cache: "no-store",
+            method, headers, signal, keepalive, cache: "no-store",
             body: body === undefined ? undefined : JSON.stringify(body),
         });
     } catch (e) {
@@ -110,6 +110,7 @@ async function* ours(response) {
                 reason: o.finish_reason,
                 prompt: o.usage.prompt_tokens,
                 cached: o.timings.cached_tokens,
+                session: o.session_id,
             },
         };
     }

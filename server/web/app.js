@@ -6,6 +6,8 @@ import { chosen, drawControls, firstWrong, getValue, resetControls, setLimits, s
     from "./controls.js";
 import { hideKeyForm, hideProblem, say, sayBegin, sayEnd, sayMore, showKeyForm, showLoading,
     showProblem, showText, showUnreachable } from "./notices.js";
+import { dropSession, forkSession, isOfSession, noteSession, promptFields, useSessions }
+    from "./sessions.js";
 import { addToken, asJson, asText, forkAfter, forkWith, given, made, messages, newBranch, textOf,
     wholeText } from "./talk.js";
 import { $, count, h, rate, recall, remember, seconds, shortNumber } from "./util.js";
@@ -127,7 +129,9 @@ function goTo(i) {
     if (held) (document.querySelector("#branches [aria-current]") || text).focus();
 }
 
-function addBranch(branch) {
+// shared: the turns it begins with are those of the branch that is shown.
+function addBranch(branch, shared) {
+    forkSession(here(), branch, shared);
     modes[mode].branches.push(branch);
     goTo(modes[mode].branches.length - 1);
     say("Branch " + modes[mode].branches.length + ".");
@@ -137,6 +141,7 @@ function addBranch(branch) {
 function closeBranch(i) {
     const m = modes[mode], [gone] = m.branches.splice(i, 1);
     if (running && running.branch === gone) stop();
+    dropSession(gone);
     if (m.branches.length === 0) m.branches.push(newBranch());
     goTo(Math.min(m.at, m.branches.length - 1));
 }
@@ -144,6 +149,7 @@ function closeBranch(i) {
 function startOver() {
     const m = modes[mode];
     if (running && m.branches.includes(running.branch)) stop();
+    m.branches.forEach(dropSession);
     m.branches = [newBranch()];
     hideProblem();
     goTo(0);
@@ -154,18 +160,20 @@ function startOver() {
 function fork(n) {
     const branch = here();
     if (branch.turns.length === 0 || (running && running.branch === branch)) return;
-    addBranch(forkAfter(branch, n === undefined ? branch.turns.length : n));
+    const shared = n === undefined ? branch.turns.length : n;
+    addBranch(forkAfter(branch, shared), shared);
     text.focus();
 }
 
 function tryAgain(branch, n) {
-    answer(addBranch(forkAfter(branch, n)));
+    answer(addBranch(forkAfter(branch, n), n));
     text.focus();
 }
 
 function edit(branch, n) {
     const words = mode === "chat" ? textOf(branch.turns[n]) : wholeText(branch);
-    addBranch(forkAfter(branch, mode === "chat" ? n : 0));
+    const shared = mode === "chat" ? n : 0;
+    addBranch(forkAfter(branch, shared), shared);
     text.value = words;
     fit();
     text.focus();
@@ -201,30 +209,34 @@ function alternative(branch, n) {
     if (mode === "chat" || running) return null;
     return (index, a) => {
         closeBox();
-        answer(addBranch(forkWith(branch, n, index, a)));
+        answer(addBranch(forkWith(branch, n, index, a), n));
         text.focus();
     };
 }
 
 // ---- answers ----
 
-function request(branch, settings) {
-    const body = { ...settings, stream: true }, wanted = Number(getValue("logprobs"));
-    if (mode === "prompt")
-        return ["generate", { ...body, prompt: wholeText(branch), logprobs: wanted }];
-    body.messages = messages(branch, getValue("system").trim());
+// turns: what is there before the answer. again: without the session that was refused.
+async function request({ branch, turn, turns }, again) {
+    const body = { ...turn.settings, stream: true }, wanted = Number(getValue("logprobs"));
+    if (!turn.chat) {
+        const fields = await promptFields(branch, turns, again);
+        return ["generate", { ...body, ...fields, logprobs: wanted }];
+    }
+    body.messages = messages(turns, getValue("system").trim());
     body.stream_options = { include_usage: true };
     body.logprobs = true;
     if (wanted > 0) body.top_logprobs = wanted;
     return ["v1/chat/completions", body];
 }
 
-async function read(job, path, body) {
-    const { turn } = job;
+async function read(job, again) {
+    const { turn } = job, [path, body] = await request(job, again);
     for await (const event of generate(path, body, job.abort.signal)) {
         const now = performance.now();
         if (event.done) {
             Object.assign(turn, event.done);
+            noteSession(job.branch, event.done);
             continue;
         }
         turn.first = turn.first || now;
@@ -232,6 +244,15 @@ async function read(job, path, body) {
         addToken(turn, event.token);
         sayMore(() => textOf(turn));
         drawSoon(turn, () => here() === job.branch && drawFigures(turn));
+    }
+}
+
+async function readAnyway(job) {
+    try {
+        await read(job, false);
+    } catch (e) {
+        if (!isOfSession(job.branch, e)) throw e;
+        await read(job, true);
     }
 }
 
@@ -262,10 +283,9 @@ function failed(job, e) {
 
 async function answer(branch) {
     if (running) return;
-    const settings = chosen(), turn = made(settings, mode === "chat");
-    const [path, body] = request(branch, settings);
-    const job = { branch, turn, abort: new AbortController() };
-    branch.turns = [...branch.turns, turn];
+    const turn = made(chosen(), mode === "chat"), turns = branch.turns;
+    const job = { branch, turn, turns, abort: new AbortController() };
+    branch.turns = [...turns, turn];
     running = job;
     turn.began = performance.now();
     hideProblem();
@@ -273,7 +293,7 @@ async function answer(branch) {
     toBottom();
     sayBegin();
     try {
-        await read(job, path, body);
+        await readAnyway(job);
     } catch (e) {
         failed(job, e);
     }
@@ -340,6 +360,7 @@ async function learn() {
     document.title = model.id + " – tnl";
     setLimits(properties(description, "GenerateRequest"),
         properties(description, "ChatCompletionRequest"));
+    useSessions("session_id" in properties(description, "GenerateRequest"));
     if (meta.text === false)
         showText("This model has no tokenizer.", "It takes and returns token ids; this page " +
             "needs text.");
@@ -470,6 +491,7 @@ function wire() {
         openSettings(!e.matches && recall("panel") !== false);
     });
     document.addEventListener("keydown", onKey);
+    addEventListener("pagehide", () => modes.prompt.branches.forEach(dropSession));
     $("single-keys").checked = recall("single-keys") !== false;
     $("single-keys").addEventListener("change", (e) => remember("single-keys", e.target.checked));
 }

@@ -1,11 +1,9 @@
 // Conversations as data. A branch is a list of turns {role, text | tokens, ...}; a fork is a new
 // branch that shares the turns before it. Finished turns never change, so sharing is safe.
 
-let serial = 0;
-
-export function newBranch(turns = [], from = null) {
-    serial += 1;
-    return { id: serial, turns, from, session: null, fed: 0 };
+// session, forking: see sessions.js
+export function newBranch(turns = []) {
+    return { turns, session: null, forking: null };
 }
 
 export const given = (text) => ({ role: "user", text });
@@ -18,7 +16,7 @@ export function made(settings, chat) {
 }
 
 // After so many tokens an answer keeps text only: a page should not eat a machine.
-export const MAX_TOKENS = 20000;
+export const MAX_TOKENS = 10000;
 
 export function addToken(turn, token) {
     if (turn.tokens.length < MAX_TOKENS) turn.tokens.push(token);
@@ -34,15 +32,15 @@ export function textOf(turn) {
 export const wholeText = (branch) => branch.turns.map(textOf).join("");
 
 // The messages of a chat; an answer without text is not one.
-export function messages(branch, system) {
-    const list = branch.turns
+export function messages(turns, system) {
+    const list = turns
         .map((t) => ({ role: t.role, content: textOf(t) })).filter((m) => m.content !== "");
     return system ? [{ role: "system", content: system }, ...list] : list;
 }
 
 // A branch that goes on after the first `n` turns of another.
 export function forkAfter(branch, n) {
-    return newBranch(branch.turns.slice(0, n), branch.id);
+    return newBranch(branch.turns.slice(0, n));
 }
 
 // A branch in which token `at` of turn `n` is another one.
@@ -52,7 +50,7 @@ export function forkWith(branch, n, at, alternative) {
     const { text, logprob } = alternative;
     turn.tokens.push({ ...alternative, text, logprob, alts: old.tokens[at].alts, chosen: true });
     turn.count = turn.tokens.length;
-    return newBranch([...branch.turns.slice(0, n), turn], branch.id);
+    return newBranch([...branch.turns.slice(0, n), turn]);
 }
 
 export function asText(branch, chat) {

@@ -54,7 +54,7 @@ def test_tokens_are_seen_as_they_come(tab):
 
 def go_on(tab):
     """Answers that end only when they are stopped."""
-    tab.js("(f => { window.fetch = (u, o) => f(u, o && o.body ? {...o, body: JSON.stringify("
+    tab.js("(f => { window.fetch = (u, o) => f(u, u === \"generate\" ? {...o, body: JSON.stringify("
            "{...JSON.parse(o.body), ignore_eos: true})} : o); })(window.fetch)")
 
 
@@ -81,12 +81,15 @@ def test_stop_cancels_on_the_server(tab, server, how):
         [STORY, tab.js("document.querySelectorAll('.made')[0].textContent")])
 
 
-def test_it_goes_on_from_the_whole_text(tab):
+def test_it_goes_on_from_the_whole_text(tab, server):
     tab.ask(STORY, max_tokens=8)
     one = tab.text(".made")
     tab.ask(" But then")
-    assert tab.bodies()[-1]["prompt"] == STORY + one + " But then"
     assert tab.count(".given") == 2 and tab.count(".made") == 2
+    body = tab.bodies()[-1]  # of which the server has the beginning
+    assert body["prompt"] == " But then" and len(body["session_id"]) == 32
+    text = server.get("/sessions/" + body["session_id"]).json["text"]
+    assert text == tab.text("#log .words") and text.startswith(STORY + one + " But then")
 
 
 def test_seed_is_kept(tab):
@@ -216,6 +219,46 @@ def test_fork(tab):
     assert tab.count("#branches li") == 0 and tab.text("#log .words").startswith(one + " South")
 
 
+def test_fork_of_a_session(tab, server):
+    tab.ask(STORY, max_tokens=8, seed=7)
+    tab.click("#fork")
+    tab.ask(" North")
+    tab.click("#branches li:nth-child(1) button")
+    tab.ask(" South")
+    _, north, south = [b for b in tab.bodies() if b]
+    assert (north["prompt"], south["prompt"]) == (" North", " South")
+    assert north["session_id"] != south["session_id"]
+    assert [r["url"] for r in tab.requests if r["url"].endswith("/fork")] == [
+        "%ssessions/%s/fork" % (tab.address, south["session_id"])]
+    assert server.get("/sessions/" + south["session_id"]).json["text"] == tab.text("#log .words")
+    tab.click("#new")
+    for body in (north, south):
+        wait_until(lambda: server.get("/sessions/" + body["session_id"]).status == 404,
+                   "the page lets go of its sessions")
+
+
+def test_a_session_that_is_gone(tab, server):
+    tab.expected = ["status of 404"]
+    tab.ask(STORY, max_tokens=8, seed=7)
+    tab.ask(" But")
+    assert server.ask("DELETE", "/sessions/" + tab.bodies()[-1]["session_id"]).status == 200
+    before = tab.text("#log .words")
+    tab.ask(" then")
+    assert tab.bodies()[-1]["prompt"] == before + " then"
+    assert "session_id" not in tab.bodies()[-1]
+    assert tab.text("#log .words").startswith(before + " then") and tab.count("#problem") == 0
+
+
+def test_without_sessions(visit, start):
+    tab = visit(start("--sessions", "0")).open()
+    tab.expected = ["status of 501"]
+    tab.ask(STORY, max_tokens=8)
+    text = tab.text("#log .words")
+    assert text != STORY
+    tab.ask(" But")
+    assert tab.bodies()[-1]["prompt"] == text + " But" and "session_id" not in tab.bodies()[-1]
+
+
 def test_another_answer_and_edit(tab):
     tab.chat()
     tab.ask("A", max_tokens=4)
@@ -275,6 +318,7 @@ def test_settings_reach_the_server(tab):
     tab.ask(STORY, temperature=0.5, top_p=0.9, top_k=40, min_p=0.01, repetition_penalty=1.1,
             max_tokens=3, seed=2 ** 64 - 1, stop="\\n\nThe end", speculate=0)
     body = tab.bodies()[-1]
+    assert body.pop("session_id") == "new"
     assert body == {"prompt": STORY, "stream": True, "logprobs": 5, "temperature": 0.5,
                     "top_p": 0.9, "top_k": 40, "min_p": 0.01, "repetition_penalty": 1.1,
                     "max_tokens": 3, "seed": str(2 ** 64 - 1), "stop": ["\n", "The end"],
@@ -475,10 +519,10 @@ def test_markup_cannot_act(tab):
 
 
 def test_a_very_long_answer(tab):
-    tab.intercept("*/generate", lambda r: ndjson(["a "] * 21000))
+    tab.intercept("*/generate", lambda r: ndjson(["a "] * 11000))
     tab.ask(STORY)
-    assert tab.js("document.querySelector('.made').textContent.length") == 42000
-    assert tab.count(".made .t") == 20000 and "21,000" in tab.text("#figures")
+    assert tab.js("document.querySelector('.made').textContent.length") == 22000
+    assert tab.count(".made .t") == 10000 and "11,000" in tab.text("#figures")
 
 
 # ---- when something is wrong ----
