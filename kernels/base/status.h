@@ -25,6 +25,7 @@ extern "C" {
     X(E_LIMIT, 65, "limit exceeded")                                                               \
     X(E_NONFINITE, 65, "non-finite value")                                                         \
     X(E_BUSY, 75, "busy")                                                                          \
+    X(E_QUOTA, 75, "more than its share")                                                          \
     X(E_CANCELLED, 70, "cancelled")
 
 typedef enum tnl_status {

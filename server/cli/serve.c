@@ -337,11 +337,8 @@ static int checked_serve(cli_serve_settings *s, const cli_args *a) {
         tnl_fail(&err, TNL_E_USAGE, "no model folder given");
         return cli_report(&cli_serve_spec, TNL_E_USAGE, &err);
     }
-    if (s->step_tokens < s->http.parallel) {
-        tnl_fail(&err, TNL_E_USAGE, "--step-tokens %lld is below --parallel %lld",
-                 (long long)s->step_tokens, (long long)s->http.parallel);
+    if (cli_serve_check(s, &err) != TNL_OK)
         return cli_report(&cli_serve_spec, TNL_E_USAGE, &err);
-    }
     folder_name(alias, sizeof alias, a->v[0]);
     if (!s->http.alias)
         s->http.alias = alias;

@@ -2,6 +2,7 @@
 #include "server/cli/serve_options.h"
 
 #include <stddef.h>
+#include <stdio.h>
 
 #include "server/engine/engine.h"
 
@@ -111,8 +112,9 @@ static const cli_opt rows[] = {
      .help = "requests at once, likewise"},
     {NAMED("trust-proxy", "TRUST_PROXY"), TEXT(http.trust_proxy, "NETWORKS"),
      .help = "peers whose X-Forwarded-For or Forwarded names the client: ADDRESS[/BITS] or unix, comma-separated"},
-    {NAMED("cors-origin", "CORS_ORIGIN"), TEXT(http.cors_origin, "ORIGINS"),
-     .help = "sites whose pages may ask, as https://name[:port], comma-separated; *: any; default: our own"},
+    {NAMED("cors-origin", "CORS_ORIGIN"), .type = CLI_STRINGS,
+     .offset = offsetof(cli_serve_settings, cors_origins), .arg = "ORIGIN",
+     .help = "a site whose pages may ask, as https://name[:port]; repeatable, or comma-separated; *: any site"},
     {NAMED("allowed-host", "ALLOWED_HOST"), TEXT(http.allowed_host, "NAMES"),
      .help = "further names accepted in Host, comma-separated; *: any"},
     {NAMED("insecure-no-auth", "INSECURE_NO_AUTH"), .type = CLI_BOOL,
@@ -150,3 +152,24 @@ const cli_spec cli_serve_spec = {
              "serves, then\nanswer new requests with it; replace the folder, or a link to it, "
              "never files in use.\n",
 };
+
+static tnl_status join_origins(cli_serve_settings *s, tnl_error *err) {
+    size_t at = 0;
+    for (int i = 0; i < s->cors_origins.n; i++) {
+        int n = snprintf(s->cors_list + at, sizeof s->cors_list - at, "%s%s", i ? "," : "",
+                         s->cors_origins.v[i]);
+        at += (size_t)n;
+        if (at >= sizeof s->cors_list)
+            return tnl_fail(err, TNL_E_USAGE, "--cors-origin: more than %zu bytes together",
+                            sizeof s->cors_list - 1);
+    }
+    s->http.cors_origin = at ? s->cors_list : NULL;
+    return TNL_OK;
+}
+
+tnl_status cli_serve_check(cli_serve_settings *s, tnl_error *err) {
+    if (s->step_tokens < s->http.parallel)
+        return tnl_fail(err, TNL_E_USAGE, "--step-tokens %lld is below --parallel %lld",
+                        (long long)s->step_tokens, (long long)s->http.parallel);
+    return join_origins(s, err);
+}

@@ -15,8 +15,13 @@ typedef struct cli_serve_settings {
     const char *session_dir;
     int log_level, log_format;
     bool fields;
+    cli_strings cors_origins;
+    char cors_list[8192]; /* the same in one, for http.cors_origin */
 } cli_serve_settings;
 
 extern const cli_spec cli_serve_spec;
+
+/* After the parse: what several rows make together. */
+tnl_status cli_serve_check(cli_serve_settings *s, tnl_error *err);
 
 #endif

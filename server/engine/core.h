@@ -41,8 +41,9 @@ struct eng_engine {
     pthread_cond_t work;
     bool kick; /* something changed: look before sleeping */
     bool draining, closing;
-    eng_request *first, *last; /* the waiting line */
-    eng_metrics metrics;       /* gauges running and queued are exact at any time */
+    eng_request *first;  /* the waiting line, in order of turns */
+    uint64_t turn;       /* the highest that has entered a slot */
+    eng_metrics metrics; /* gauges running and queued are exact at any time */
 
     /* the tokens' texts, made by the first request with a grammar, then constant but for scratch of
      * the engine thread */

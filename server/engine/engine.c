@@ -24,9 +24,8 @@ void eng_open_params_default(eng_open_params *p) {
 static eng_request *pop_first(eng_engine *e) {
     eng_request *r = e->first;
     e->first = r->next;
-    if (!e->first)
-        e->last = NULL;
     r->next = NULL;
+    e->turn = r->turn > e->turn ? r->turn : e->turn;
     return r;
 }
 
@@ -50,7 +49,6 @@ static void reap_queue(eng_engine *e, bool closing) {
     double now = eng_now();
     pthread_mutex_lock(&e->lock);
     eng_request **link = &e->first;
-    e->last = NULL;
     while (*link) {
         eng_request *r = *link;
         if (closing || atomic_load(&r->cancel) || timed_out(e, r, now)) {
@@ -59,7 +57,6 @@ static void reap_queue(eng_engine *e, bool closing) {
             *gone_end = r;
             gone_end = &r->next;
         } else {
-            e->last = r;
             link = &r->next;
         }
     }
@@ -106,6 +103,14 @@ static int admit(eng_engine *e) {
     return n;
 }
 
+/* When the request that waits longest came. With the lock held. */
+static double oldest(const eng_engine *e) {
+    double first = e->first->submitted;
+    for (const eng_request *r = e->first->next; r; r = r->next)
+        first = r->submitted < first ? r->submitted : first;
+    return first;
+}
+
 /* Nothing to compute: sleep until kicked, or until the oldest waiting request is overdue. */
 static void sleep_until_kicked(eng_engine *e) {
     pthread_mutex_lock(&e->lock);
@@ -115,7 +120,7 @@ static void sleep_until_kicked(eng_engine *e) {
             pthread_cond_wait(&e->work, &e->lock);
             continue;
         }
-        double due = e->first->submitted + e->open.queue_timeout_s + 1e-3;
+        double due = oldest(e) + e->open.queue_timeout_s + 1e-3;
         struct timespec t = {.tv_sec = (time_t)due};
         t.tv_nsec = (long)((due - (double)t.tv_sec) * 1e9);
         rc = pthread_cond_timedwait(&e->work, &e->lock, &t);
@@ -350,16 +355,49 @@ static tnl_status check_door(eng_engine *e, tnl_error *err) {
     return TNL_OK;
 }
 
-static tnl_status enqueue(eng_engine *e, eng_request *r, tnl_error *err) {
+/* Keys take turns: a request's turn comes one after that of its key's newest request, at once if
+ * it has none. So a key that has many waiting does not make others wait for all of them, and
+ * requests of one key keep their order. Returns how many of the key wait already. Lock held. */
+static int choose_turn(const eng_engine *e, eng_request *r) {
+    int waiting = 0;
+    r->turn = e->turn;
+    for (int i = 0; i < e->open.parallel; i++) {
+        const eng_request *o = e->slots[i].req;
+        if (o && o->key == r->key && o->turn >= r->turn)
+            r->turn = o->turn + 1;
+    }
+    for (const eng_request *o = e->first; o; o = o->next) {
+        if (o->key != r->key)
+            continue;
+        waiting++;
+        if (o->turn >= r->turn)
+            r->turn = o->turn + 1;
+    }
+    return waiting;
+}
+
+static void line_up(eng_engine *e, eng_request *r) {
+    eng_request **link = &e->first;
+    while (*link && (*link)->turn <= r->turn)
+        link = &(*link)->next;
+    r->next = *link;
+    *link = r;
+}
+
+static tnl_status enqueue(eng_engine *e, eng_request *r, int most_waiting, tnl_error *err) {
     pthread_mutex_lock(&e->lock);
     tnl_status st = check_door(e, err);
     if (st == TNL_OK) {
+        /* as many as there are free slots wait for a moment only */
+        int waiting = choose_turn(e, r) - (e->open.parallel - e->metrics.running);
+        if (most_waiting > 0 && waiting >= most_waiting) {
+            e->metrics.rejected_full++;
+            st = tnl_fail(err, TNL_E_QUOTA, "%d requests of this key wait already", waiting);
+        }
+    }
+    if (st == TNL_OK) {
         eng_request_ref(r);
-        if (e->last)
-            e->last->next = r;
-        else
-            e->first = r;
-        e->last = r;
+        line_up(e, r);
         e->metrics.accepted++;
         e->metrics.queued++;
         e->kick = true;
@@ -392,7 +430,7 @@ tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_
     TNL_TRY(eng_request_new(&r, e, job, err));
     if (job->session)
         eng_lease_bind(job->session, r);
-    st = enqueue(e, r, err);
+    st = enqueue(e, r, job->most_waiting, err);
     if (st == TNL_OK) {
         *out = r;
         return TNL_OK;

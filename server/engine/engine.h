@@ -150,21 +150,24 @@ void eng_close(eng_engine *e);
 typedef void (*eng_wake_fn)(void *user);
 
 typedef struct eng_job {
-    const int32_t *tokens;    /* copied */
-    size_t n_tokens;          /* >= 1; 0 is enough behind a session's text */
-    eng_lease *session;       /* its text comes in front of tokens, and counts as prompt; its state
-                                 spares reading it. Prompt and answer are committed to it if the
-                                 answer ends by length, stop or eos. Taken over if eng_submit
-                                 succeeds; NULL: none. Not with echo */
-    uint64_t key;             /* whose request: known prefixes are shared within a key only */
+    const int32_t *tokens; /* copied */
+    size_t n_tokens;       /* >= 1; 0 is enough behind a session's text */
+    eng_lease *session;    /* its text comes in front of tokens, and counts as prompt; its state
+                              spares reading it. Prompt and answer are committed to it if the
+                              answer ends by length, stop or eos. Taken over if eng_submit
+                              succeeds; NULL: none. Not with echo */
+    uint64_t key;          /* whose request: known prefixes are shared within a key only, and keys
+                              take turns in the line for a slot */
+    int most_waiting;      /* of this key that may wait for a slot; 0: as the queue has room */
     const eng_params *params; /* copied */
     eng_grammar *grammar;     /* what the answer must look like; a reference is taken; NULL: none */
     eng_wake_fn wake;         /* NULL allowed: poll or eng_request_wait */
     void *wake_user;
 } eng_job;
 
-/* TNL_E_BUSY: the queue is full; TNL_E_UNAVAILABLE: draining; TNL_E_USAGE / TNL_E_LIMIT: the job is
- * wrong (err says how). On success release *out exactly once. */
+/* TNL_E_BUSY: the queue is full; TNL_E_QUOTA: the key's share of it is; TNL_E_UNAVAILABLE:
+ * draining; TNL_E_USAGE / TNL_E_LIMIT: the job is wrong (err says how). On success release *out
+ * exactly once. */
 tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_error *err);
 
 /* Next event, if there is one. Never blocks. The caller clears the event. */

@@ -55,6 +55,7 @@ struct eng_request {
 
     /* the engine thread's own */
     eng_request *next; /* in the waiting line, under the engine's lock */
+    uint64_t turn;     /* place in the line: lower ones first; the same lock */
     eng_phase phase;
     eng_lease *lease; /* a session; NULL: none, or given back */
     int32_t *tokens;  /* [n_tokens] prompt, and the answer if it is remembered */

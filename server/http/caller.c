@@ -79,6 +79,11 @@ bool srv_caller_reserve(srv_req *req, srv_problem *p) {
     return true;
 }
 
+int srv_caller_share(const srv_req *req) {
+    bool several = srv_req_key(req) && srv_access_count(&req->srv->access) > 1;
+    return several ? (int)((req->srv->set->queue + 1) / 2) : 0;
+}
+
 /* A prompt counts once however many answers it has. */
 static void used(const srv_req *req, int64_t *prompt, int64_t *completion) {
     int n = atomic_load(&req->n_choices);

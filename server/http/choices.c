@@ -10,6 +10,8 @@ static bool refuse_submit(const srv_req *req, srv_problem *p, tnl_status s) {
     switch (s) {
     case TNL_E_BUSY:
         return srv_refuse(p, SRV_ERR_QUEUE_FULL, NULL);
+    case TNL_E_QUOTA:
+        return srv_refuse(p, SRV_ERR_LIMIT_PARALLEL, NULL);
     case TNL_E_UNAVAILABLE:
         return srv_refuse(p, SRV_ERR_DRAINING, NULL);
     case TNL_E_LIMIT:
@@ -33,6 +35,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
                    .n_tokens = prompt->n_ids,
                    .key = srv_req_key(req),
                    .session = req->lease,
+                   .most_waiting = srv_caller_share(req),
                    .params = &g->params,
                    .grammar = g->grammar,
                    .wake = srv_wake_cb,

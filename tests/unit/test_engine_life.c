@@ -173,6 +173,105 @@ static void the_queue_is_bounded(void **state) {
     bench_close(&b);
 }
 
+/* ---- several keys ---- */
+
+enum { LINE = 12 };
+
+typedef struct finish_line {
+    int order[LINE], n; /* the engine thread's, until the last is done */
+} finish_line;
+
+typedef struct runner {
+    finish_line *line;
+    int number;
+    bool seen;
+} runner;
+
+static void arrives(void *user) {
+    runner *x = user;
+    if (!x->seen)
+        x->line->order[x->line->n++] = x->number;
+    x->seen = true;
+}
+
+/* One slot. keys[i] asks as the i-th; the first holds the slot until all have lined up. */
+static void run_line(const uint64_t *keys, int n, finish_line *line) {
+    bench b;
+    eng_params p;
+    tnl_error err;
+    eng_request *r[LINE];
+    runner runners[LINE];
+    const int32_t prompt[] = {3};
+    bench_open(&b, 1, LINE, 64);
+    greedy_params(&p, 1);
+    fake_model_hold(b.m);
+    line->n = 0;
+    for (int i = 0; i < n; i++) {
+        runners[i] = (runner){line, i, false};
+        const eng_job job = {.tokens = prompt,
+                             .n_tokens = 1,
+                             .key = keys[i],
+                             .params = &p,
+                             .wake = arrives,
+                             .wake_user = &runners[i]};
+        assert_int_equal(eng_submit(&r[i], b.e, &job, &err), TNL_OK);
+        if (i == 0)
+            wait_running(&b, 1, 0);
+    }
+    fake_model_open(b.m);
+    for (int i = 0; i < n; i++)
+        free(read_all(r[i]));
+    for (int i = 0; i < n; i++)
+        eng_request_release(r[i]);
+    assert_int_equal(line->n, n);
+    bench_close(&b);
+}
+
+static void keys_take_turns(void **state) {
+    (void)state;
+    finish_line line;
+    const uint64_t one[] = {0, 0, 0, 0, 0, 0};
+    run_line(one, 6, &line);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(line.order[i], i);
+    const uint64_t two[] = {7, 7, 7, 7, 7, 8, 8, 8};
+    const int want_two[] = {0, 5, 1, 6, 2, 7, 3, 4};
+    run_line(two, 8, &line);
+    assert_memory_equal(line.order, want_two, sizeof want_two);
+    const uint64_t three[] = {7, 7, 7, 7, 8, 8, 9, 0, 0};
+    const int want_three[] = {0, 4, 6, 7, 1, 5, 8, 2, 3};
+    run_line(three, 9, &line);
+    assert_memory_equal(line.order, want_three, sizeof want_three);
+}
+
+static void a_key_has_a_share_of_the_queue(void **state) {
+    (void)state;
+    bench b;
+    eng_params p;
+    tnl_error err;
+    const int32_t prompt[] = {3};
+    eng_request *r[8], *none;
+    bench_open(&b, 2, 6, 64);
+    greedy_params(&p, 1);
+    fake_model_hold(b.m);
+    eng_job job = {.tokens = prompt, .n_tokens = 1, .key = 7, .params = &p, .most_waiting = 3};
+    for (int i = 0; i < 5; i++) /* two slots and three places, whether admitted by now or not */
+        assert_int_equal(eng_submit(&r[i], b.e, &job, &err), TNL_OK);
+    assert_int_equal(eng_submit(&none, b.e, &job, &err), TNL_E_QUOTA);
+    assert_null(none);
+    job.key = 8;
+    for (int i = 5; i < 8; i++)
+        assert_int_equal(eng_submit(&r[i], b.e, &job, &err), TNL_OK);
+    assert_int_equal(eng_submit(&none, b.e, &job, &err), TNL_E_BUSY);
+    fake_model_open(b.m);
+    for (int i = 0; i < 8; i++) {
+        free(read_all(r[i]));
+        eng_request_release(r[i]);
+    }
+    check_identity(b.e);
+    bench_close(&b);
+}
+
 static void drain_finishes_what_is_there(void **state) {
     (void)state;
     bench b;
@@ -516,6 +615,8 @@ int main(void) {
         cmocka_unit_test(a_slow_reader_pauses_only_itself),
         cmocka_unit_test(a_slow_reader_of_an_echo),
         cmocka_unit_test(the_queue_is_bounded),
+        cmocka_unit_test(keys_take_turns),
+        cmocka_unit_test(a_key_has_a_share_of_the_queue),
         cmocka_unit_test(drain_finishes_what_is_there),
         cmocka_unit_test(close_with_live_requests),
         cmocka_unit_test(waiting_too_long),
