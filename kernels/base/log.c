@@ -1,6 +1,7 @@
 /* Logger: formats into a stack buffer, writes once. */
 #include "kernels/base/log.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,49 +25,113 @@ bool tnl_log_enabled(tnl_log_level level) {
     return level <= log_level;
 }
 
-static size_t put_json_string(char *out, size_t cap, const char *s) {
-    size_t n = 0;
-    for (; *s && n + 3 < cap; s++) {
+bool tnl_log_is_json(void) {
+    return log_json;
+}
+
+/* ---- a line in the making ---- */
+
+enum { LINE_MAX = 2304 };
+
+typedef struct line {
+    char at[LINE_MAX];
+    size_t n;
+    bool cut; /* something did not fit: what was put since is to be taken back */
+} line;
+
+__attribute__((format(printf, 2, 3))) static void put(line *l, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(l->at + l->n, LINE_MAX - l->n, fmt, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n >= LINE_MAX - l->n)
+        l->cut = true;
+    else
+        l->n += (size_t)n;
+}
+
+/* As much of s as leaves `room` bytes of the line free, by whole characters. */
+static void put_json_text(line *l, const char *s, size_t room) {
+    size_t left = strlen(s);
+    while (left > 0) {
+        int len = tnl_utf8_char_len(s, left);
+        bool bad = len <= 0 || (unsigned char)*s < 0x20 || *s == 0x7F;
+        size_t n = bad ? 1 : (size_t)len;
+        if (l->n + n + 1 + room >= LINE_MAX)
+            return;
         if (*s == '"' || *s == '\\')
-            out[n++] = '\\';
-        out[n++] = *s;
+            l->at[l->n++] = '\\';
+        memcpy(l->at + l->n, bad ? "?" : s, n);
+        l->n += n;
+        s += n;
+        left -= n;
     }
-    out[n] = 0;
-    return n;
+}
+
+static void put_stamp(line *l) {
+    struct timespec ts;
+    struct tm tm;
+    char stamp[32];
+    clock_gettime(CLOCK_REALTIME, &ts);
+    gmtime_r(&ts.tv_sec, &tm);
+    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
+    put(l, "%s.%03ldZ", stamp, ts.tv_nsec / 1000000);
+}
+
+static void put_field(line *l, const tnl_log_field *f) {
+    size_t before = l->n;
+    put(l, ",\"%s\":", f->name);
+    if (f->kind == TNL_LOG_TEXT) {
+        put(l, "\"");
+        put_json_text(l, f->text ? f->text : "", 4);
+        put(l, "\"");
+    } else if (f->kind == TNL_LOG_COUNT) {
+        put(l, "%lld", f->count);
+    } else if (isfinite(f->real)) {
+        put(l, "%.3f", f->real);
+    } else {
+        put(l, "null");
+    }
+    if (!l->cut && l->n + 3 < LINE_MAX) /* the end of the line still fits */
+        return;
+    l->n = before;
+    l->cut = false;
+}
+
+static void write_line(tnl_log_level level, const char *msg, const tnl_log_field *f, size_t n) {
+    line l = {.n = 0};
+    if (log_json)
+        put(&l, "{\"time\":\"");
+    put_stamp(&l);
+    if (log_json) {
+        put(&l, "\",\"level\":\"%s\",\"msg\":\"", level_names[level]);
+        put_json_text(&l, msg, 8);
+        put(&l, "\"");
+        for (size_t i = 0; i < n; i++)
+            put_field(&l, &f[i]);
+        put(&l, "}\n");
+    } else {
+        put(&l, " %-5s %s\n", level_names[level], msg);
+    }
+    if (write(STDERR_FILENO, l.at, l.n) < 0)
+        return; /* nowhere left to complain */
 }
 
 void tnl_log(tnl_log_level level, const char *fmt, ...) {
+    char text[1024];
+    va_list ap;
     if (!tnl_log_enabled(level))
         return;
-    char text[1024], line[2304], stamp[32];
-    va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     tnl_utf8_make_printable(text);
+    write_line(level, text, NULL, 0);
+}
 
-    struct timespec ts;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    gmtime_r(&ts.tv_sec, &tm);
-    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
-
-    int n;
-    if (log_json) {
-        char quoted[2080];
-        put_json_string(quoted, sizeof quoted, text);
-        n = snprintf(line, sizeof line,
-                     "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"msg\":\"%s\"}\n", stamp,
-                     ts.tv_nsec / 1000000, level_names[level], quoted);
-    } else {
-        n = snprintf(line, sizeof line, "%s.%03ldZ %-5s %s\n", stamp, ts.tv_nsec / 1000000,
-                     level_names[level], text);
-    }
-    if (n < 0)
-        return;
-    size_t len = (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
-    if (write(STDERR_FILENO, line, len) < 0)
-        return; /* nowhere left to complain */
+void tnl_log_fields(tnl_log_level level, const char *msg, const tnl_log_field *f, size_t n) {
+    if (tnl_log_enabled(level))
+        write_line(level, msg, f, n);
 }
 
 void tnl_log_escape(char *out, size_t cap, const char *s, size_t n) {

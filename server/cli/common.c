@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/log.h"
 #include "kernels/base/utf8.h"
 #include "server/cli/cli.h"
 #include "server/cli/progress.h"
@@ -12,6 +13,10 @@ const char *const cli_load_names[] = {"map", "read", NULL};
 
 int cli_report(const cli_spec *spec, tnl_status status, const tnl_error *err) {
     fflush(stdout);
+    if (tnl_log_is_json()) {
+        tnl_log(TNL_LOG_ERROR, "%s: %s", spec->name, err->msg);
+        return tnl_status_exit_code(status);
+    }
     fprintf(stderr, "%s: %s\n", spec->name, err->msg);
     if (status == TNL_E_USAGE)
         fprintf(stderr, "Try '%s --help'.\n", spec->name);

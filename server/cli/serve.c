@@ -177,7 +177,7 @@ static void take_loaded(server *sv) {
     tnl_log(TNL_LOG_INFO, "%s after %.1f s: %s, %lld slots, %lld waiting places",
             l->again ? "reloaded" : "ready", fresh->be.load_seconds, sv->set->http.alias,
             (long long)sv->set->http.parallel, (long long)sv->set->http.queue);
-    if (!l->again)
+    if (!l->again && !tnl_log_is_json()) /* whoever reads that is a program */
         print_ready(sv);
 }
 
@@ -250,7 +250,7 @@ static tnl_status open_server(server *sv, const char *dir, tnl_error *err) {
     /* Prompts of megabytes come and go: keep their memory out of the heaps, so that it goes back.
      */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
-    srv_guard_install();
+    srv_guard_install(tnl_log_is_json());
     raise_file_limit(s->http.connections);
     TNL_TRY(cli_loader_init(&sv->loader, s, dir, err));
     tnl_status st = cli_loader_prepare(&sv->loader);

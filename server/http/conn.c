@@ -177,22 +177,6 @@ void srv_req_unref(srv_req *req) {
     free(req);
 }
 
-static void log_request(const srv_req *req, int status) {
-    if (!tnl_log_enabled(TNL_LOG_INFO))
-        return;
-    char work[160] = "";
-    if (req->finished)
-        snprintf(work, sizeof work,
-                 " prompt=%lld completion=%lld finish=%s queue_ms=%.1f prefill_ms=%.1f "
-                 "decode_ms=%.1f",
-                 (long long)req->prompt_tokens, (long long)req->completion_tokens,
-                 eng_finish_names[req->finish], req->queue_ms, req->prefill_ms, req->decode_ms);
-    tnl_log(TNL_LOG_INFO, "%s %s %s %d %lldB %lldms client=%s key=%s%s", req->id[0] ? req->id : "-",
-            req->method[0] ? req->method : "-", req->path, status, (long long)req->bytes_out,
-            (long long)(srv_now_ms() - req->begin_ms), req->client[0] ? req->client : "-",
-            srv_req_key(req) ? req->tenant->name : "-", work);
-}
-
 void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
                       enum MHD_RequestTerminationCode how) {
     (void)mhd;
@@ -209,7 +193,7 @@ void srv_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK && status < 400)
         status = 499; /* the client went away before its answer was complete */
     srv_count(srv, req->route, status);
-    log_request(req, status);
+    srv_log_request(req, status);
 
     pthread_mutex_lock(&srv->watch.lock);
     req->conn->req = NULL;

@@ -54,6 +54,7 @@ void srv_gen_note_done(srv_req *req, const eng_event *ev) {
     req->finished = before == n;
     req->prompt_tokens += ev->prompt_tokens;
     req->completion_tokens += ev->completion_tokens;
+    req->cached_tokens += ev->cached_tokens;
     req->queue_ms = larger(req->queue_ms, ev->queue_ms);
     req->prefill_ms = larger(req->prefill_ms, ev->prefill_ms);
     req->decode_ms = larger(req->decode_ms, ev->decode_ms);

@@ -11,9 +11,19 @@
 enum { GUARDED = 8 }; /* models in memory at once, the server keeps to fewer */
 static _Atomic(const mdl_tensors *) guarded[GUARDED];
 
+static bool as_json; /* set before the handler is installed */
+
 static void say(const char *text) {
     if (write(STDERR_FILENO, text, strlen(text)) < 0)
         return;
+}
+
+static void say_path(const char *path) {
+    for (; *path; path++) {
+        bool plain = (unsigned char)*path >= 0x20 && *path != '"' && *path != '\\';
+        if (write(STDERR_FILENO, plain ? path : "?", 1) < 0)
+            return;
+    }
 }
 
 /* Async-signal-safe calls only. */
@@ -26,13 +36,18 @@ static void on_sigbus(int sig, siginfo_t *info, void *context) {
         any |= t != NULL;
         file = t ? mdl_tensors_file_of(t, info->si_addr) : NULL;
     }
+    say(as_json ? "{\"level\":\"error\",\"msg\":\"" : "");
     say("tnl: a mapped file was cut or could not be read while in use: ");
-    say(file ? file : any ? "(none of the weight files)" : "(a weight file, while loading)");
-    say("\n");
+    if (file)
+        say_path(file);
+    else
+        say(any ? "(none of the weight files)" : "(a weight file, while loading)");
+    say(as_json ? "\"}\n" : "\n");
     _exit(74);
 }
 
-void srv_guard_install(void) {
+void srv_guard_install(bool json) {
+    as_json = json;
     struct sigaction sa;
     memset(&sa, 0, sizeof sa);
     sa.sa_sigaction = on_sigbus;

@@ -207,7 +207,7 @@ struct srv_req {
     bool ended;      /* stream: nothing more will be encoded */
     bool finished;   /* every choice is done */
     eng_finish finish;
-    int64_t prompt_tokens, completion_tokens;
+    int64_t prompt_tokens, completion_tokens, cached_tokens;
     double queue_ms, prefill_ms, decode_ms;
     int64_t bytes_out;
 };
@@ -236,6 +236,10 @@ void srv_req_abandon(srv_req *req);
  * The connection's thread only. */
 bool srv_req_park(srv_req *req);
 void srv_req_unref(srv_req *req);
+
+/* ---- request_log.c ---- */
+
+void srv_log_request(const srv_req *req, int status); /* it has ended */
 
 /* ---- frame.c ---- */
 
