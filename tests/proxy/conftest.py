@@ -63,11 +63,11 @@ def proxy(shared_proxy, pair):
 
 @pytest.fixture
 def proxy_to(kind, tmp_path):
-    """proxy_to(upstream, upstream): a proxy of one's own in front of these addresses."""
+    """proxy_to(upstream, upstream, base=""): a proxy of one's own in front of these addresses."""
     running = []
 
-    def go(*upstreams):
-        running.append(Proxy(kind, tmp_path, upstreams))
+    def go(*upstreams, base=""):
+        running.append(Proxy(kind, tmp_path, upstreams, base))
         return running[-1]
 
     yield go

@@ -24,10 +24,15 @@ KINDS = {
 }
 
 
+UNIX = {"nginx": "unix:", "caddy": "unix/", "haproxy": "unix@"}  # before the path of a socket
+BASED = {"nginx": [" /metrics"], "caddy": [" /metrics", "rewrite /ready"],
+         "haproxy": ["path /metrics", "GET /health"]}  # what a base path changes
+
+
 class Proxy:
     """One of the shipped files, running in front of two upstream addresses."""
 
-    def __init__(self, kind, folder, upstreams):
+    def __init__(self, kind, folder, upstreams, base=""):
         self.kind = kind
         self.port = free_port()
         name, command = KINDS[kind]
@@ -35,7 +40,10 @@ class Proxy:
             text = f.read()
         for old, new in zip(("127.0.0.1:8080", "127.0.0.1:8081"), upstreams):
             assert old in text
-            text = text.replace(old, new)
+            text = text.replace(old, UNIX[kind] + new if new[0] == "/" else new)
+        for path in BASED[kind]:
+            assert path in text
+            text = text.replace(path, path.replace("/", base + "/"))
         if kind == "caddy":
             old, new = "http://:8088", "http://:%d" % self.port
         else:

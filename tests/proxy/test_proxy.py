@@ -170,6 +170,50 @@ def test_drain(start, proxy_to):
     wait_until(other.at_rest, "the other one is at rest")
 
 
+def test_unix_sockets(start, proxy_to, tmp_path):
+    """The same over unix sockets, on which the servers know the client by what the proxy says."""
+    paths = [str(tmp_path / name) for name in ("a.sock", "b.sock")]
+    flags = ["--parallel", "1", "--queue", "0", "--allowed-host", NAME, "--trust-proxy", "unix"]
+    a, b = (start("--unix", path, *flags) for path in paths)
+    proxy = proxy_to(*paths)
+    for full, other in (a, b), (b, a):
+        with fill(full):
+            for i in range(3):
+                r = ask(proxy.port, {"prompt": [1, i], "max_tokens": 2, "stream": False})
+                assert r.status == 200, (i, r.body)
+                wait_until(lambda: other.metric("tnl_requests_running") == 0, "its slot is free")
+        wait_until(lambda: full.metric("tnl_requests_running") == 0, "it has left")
+    with post(proxy.port, LONG) as c:
+        c.until(b'"index":40')
+        assert sum(s.metric("tnl_requests_running") for s in (a, b)) == 1
+    for s in a, b:
+        wait_until(lambda: s.metric("tnl_requests_running") == 0, "leaving is seen")
+    name = "through-unix-%s" % proxy.kind
+    assert ask(proxy.port, {"prompt": [1], "max_tokens": 1}, "X-Request-Id: " + name,
+               "X-Forwarded-For: 10.9.9.9").status == 200
+    line = name + " POST /generate 200"
+    wait_until(lambda: line in a.logged() + b.logged(), "it is logged")
+    logged = [x for x in (a.logged() + b.logged()).splitlines() if line in x]
+    assert "client=127.0.0.1 " in logged[0], logged
+
+
+def test_base_path(start, proxy_to):
+    flags = ["--base-path", "/llm/x", "--allowed-host", NAME, "--parallel", "1", "--queue", "0"]
+    a, b = (start(*flags, ready=False) for _ in range(2))
+    for s in a, b:
+        wait_until(lambda: s.get("/llm/x/ready").status == 200, "it is ready")
+    proxy = proxy_to("127.0.0.1:%d" % a.port, "127.0.0.1:%d" % b.port, base="/llm/x")
+    here = {"path": "/llm/x/generate"}
+    with post(proxy.port, LONG, **here) as c:
+        c.until(b'"index":3')
+        for i in range(4):  # one is full
+            r = ask(proxy.port, {"prompt": [1, i], "max_tokens": 2, "stream": False}, **here)
+            assert r.status == 200, (i, r.body)
+    assert get(proxy.port, "/llm/x/v1/models").status == 200
+    assert get(proxy.port, "/llm/x/metrics").status == 404
+    assert ask(proxy.port, {"prompt": [1]}).code == "unknown_route"
+
+
 def test_both_are_away(proxy_to):
     proxy = proxy_to("127.0.0.1:%d" % free_port(), "127.0.0.1:%d" % free_port())
     assert ask(proxy.port, {"prompt": [1]}).status in (502, 503)
