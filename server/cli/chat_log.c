@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "kernels/base/json_scan.h"
+#include "server/cli/client_dialect.h"
 
 static const char *const role_names[] = {"system", "user", "assistant"};
 
@@ -176,6 +177,7 @@ tnl_status cli_chat_log_parse(cli_chat_log *log, char *text, size_t n, const cha
         return tnl_fail(err, TNL_E_LIMIT, "%s: %zu bytes, at most %d", name, n, CLI_CHAT_FILE_MAX);
     if (memchr(text, 0, n))
         return tnl_fail(err, TNL_E_DATA, "%s: not text", name);
+    cli_json_forgive_nul(text, n);
     char *rest = text;
     for (char *line; s == TNL_OK && (line = strsep(&rest, "\n")); number++)
         s = add_line(&fresh, line, &why);

@@ -30,6 +30,7 @@ struct cli_client {
     struct curl_slist *headers;
     const char *ca_file;
     double silence, connect, whole;
+    double next_look; /* for calls that have gone silent */
     cli_call *calls;
 };
 
@@ -39,6 +40,7 @@ struct cli_call {
     cli_sink sink;
     cli_call *next, **link;
     size_t head, body; /* bytes so far */
+    double heard;      /* when the last of them came */
     bool stopped, too_long;
     char why[CURL_ERROR_SIZE];
     char *kept; /* body of what is not streamed */
@@ -161,6 +163,7 @@ static int on_timer(CURLM *multi, long ms, void *user) {
 static size_t on_head(char *bytes, size_t size, size_t n, void *user) {
     cli_call *call = user;
     (void)bytes;
+    call->heard = cli_now();
     call->head += size * n;
     call->too_long = call->head > CLI_HEAD_MAX;
     return call->too_long ? 0 : size * n;
@@ -187,6 +190,7 @@ static size_t keep(cli_call *call, const char *bytes, size_t n) {
 static size_t on_body(char *bytes, size_t size, size_t n, void *user) {
     cli_call *call = user;
     n *= size;
+    call->heard = cli_now();
     call->body += n;
     if (call->keep || code_of(call) / 100 != 2)
         return keep(call, bytes, n);
@@ -215,8 +219,6 @@ static bool set_up(cli_call *call, const char *url, const char *body, size_t n) 
     SET(CURLOPT_WRITEDATA, call);
     SET(CURLOPT_PRIVATE, call);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)(1000 * c->connect));
-    SET(CURLOPT_LOW_SPEED_LIMIT, 1L);
-    SET(CURLOPT_LOW_SPEED_TIME, (long)ceil(c->silence));
     if (c->whole > 0)
         SET(CURLOPT_TIMEOUT_MS, (long)ceil(1000 * c->whole));
     if (c->socket)
@@ -249,7 +251,11 @@ tnl_status cli_call_start(cli_call **out, cli_client *c, const char *path, const
     cli_call *call = calloc(1, sizeof *call);
     *out = NULL;
     if (call)
-        *call = (cli_call){.c = c, .easy = curl_easy_init(), .sink = *sink, .keep = !sink->data};
+        *call = (cli_call){.c = c,
+                           .easy = curl_easy_init(),
+                           .sink = *sink,
+                           .keep = !sink->data,
+                           .heard = cli_now()};
     bool ok = url && call && call->easy;
     if (ok) {
         snprintf(url, room, "%s%s", c->base, path);
@@ -358,6 +364,23 @@ static void reap(cli_client *c) {
     }
 }
 
+/* Now and then, not at every event: there may be thousands of calls. Starts again after each end,
+ * since a sink may start and cancel calls. */
+static void end_silent(cli_client *c, double now) {
+    if (now < c->next_look)
+        return;
+    for (cli_call *call = c->calls; call;) {
+        if (now - call->heard <= c->silence) {
+            call = call->next;
+            continue;
+        }
+        snprintf(call->why, sizeof call->why, "no byte came for %.6g s", c->silence);
+        finish(call, CURLE_OPERATION_TIMEDOUT);
+        call = c->calls;
+    }
+    c->next_look = now + fmin(1, c->silence / 4);
+}
+
 void cli_client_wait(cli_client *c, double until) {
     struct epoll_event ev[EVENTS];
     struct pollfd fd = {.fd = c->epoll, .events = POLLIN};
@@ -378,6 +401,7 @@ void cli_client_wait(cli_client *c, double until) {
         curl_multi_socket_action(c->multi, CURL_SOCKET_TIMEOUT, 0, &running);
     }
     reap(c);
+    end_silent(c, cli_now());
 }
 
 /* ---- a short answer ---- */

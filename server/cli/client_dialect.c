@@ -64,7 +64,19 @@ void cli_ask_write(srv_buf *b, cli_dialect_id id, const cli_ask *ask) {
 
 /* ---- listening ---- */
 
-static cJSON *parse(const char *s, size_t n, tnl_error *err) {
+static const char nul_escape[] = "\\u0000";
+
+void cli_json_forgive_nul(char *s, size_t n) {
+    for (size_t i = 0; i + 1 < n; i++) {
+        if (s[i] != '\\')
+            continue;
+        if (i + 6 <= n && memcmp(s + i, nul_escape, 6) == 0)
+            memcpy(s + i, "\\ufffd", 6);
+        i++; /* what a backslash escapes begins nothing */
+    }
+}
+
+static cJSON *parse_text(const char *s, size_t n, tnl_error *err) {
     static const tnl_json_limits limits = {
         .max_bytes = CLI_ITEM_MAX, .max_values = 1 << 16, .max_depth = 32, .max_keys = 1 << 12};
     tnl_error why = {0};
@@ -78,6 +90,21 @@ static cJSON *parse(const char *s, size_t n, tnl_error *err) {
         tnl_fail(err, TNL_E_DATA, "the server's answer is not a JSON object");
         return NULL;
     }
+    return root;
+}
+
+static cJSON *parse(const char *s, size_t n, tnl_error *err) {
+    if (!memmem(s, n, nul_escape, 6))
+        return parse_text(s, n, err);
+    char *copy = malloc(n);
+    if (!copy) {
+        tnl_fail(err, TNL_E_NOMEM, "out of memory");
+        return NULL;
+    }
+    memcpy(copy, s, n);
+    cli_json_forgive_nul(copy, n);
+    cJSON *root = parse_text(copy, n, err);
+    free(copy);
     return root;
 }
 

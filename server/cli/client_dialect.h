@@ -68,6 +68,10 @@ void cli_piece_clear(cli_piece *p);
 /* "code" and message of an error body of any server; empty where it says nothing we understand. */
 void cli_problem_read(char code[48], char message[256], const char *body, size_t n);
 
+/* Make every escaped NUL of a JSON text U+FFFD, in place. A model may well produce NUL, and the
+ * scanner refuses it, since it would cut a C string short. */
+void cli_json_forgive_nul(char *s, size_t n);
+
 /* A copy fit for a line on a terminal: cut at a character, control bytes replaced. */
 void cli_copy_line(char *out, size_t cap, const char *s);
 

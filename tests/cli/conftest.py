@@ -57,6 +57,10 @@ def has_server():
     return "serve       serve a model over HTTP\n" in run("--help").out
 
 
+def has_client():
+    return "load        put load on a server and measure it\n" in run("--help").out
+
+
 needs_tokenizer = pytest.mark.skipif(not has_tokenizer(), reason="built without a tokenizer")
 needs_server = pytest.mark.skipif(not has_server(), reason="built without a server")
 

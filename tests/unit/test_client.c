@@ -192,6 +192,17 @@ static void test_problems(void **state) {
     assert_string_equal(message, "");
 }
 
+/* A NUL that a model produced is shown as U+FFFD; what only looks like one stays. */
+static void test_nul(void **state) {
+    cli_piece p;
+    (void)state;
+    read_piece(&p, CLI_DIALECT_COMPLETIONS,
+               "{\"choices\":[{\"text\":\"a\\u0000b\\\\u0000c\\\\\\u0000\"}]}");
+    assert_string_equal(p.text, "a\xEF\xBF\xBD"
+                                "b\\u0000c\\\xEF\xBF\xBD");
+    cli_piece_clear(&p);
+}
+
 static void test_refuses(void **state) {
     static const char *const items[] = {"",
                                         "{",
@@ -268,11 +279,12 @@ static void test_key(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_splits),     cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_stops),      cmocka_unit_test(test_generate),
-        cmocka_unit_test(test_openai),     cmocka_unit_test(test_problems),
-        cmocka_unit_test(test_refuses),    cmocka_unit_test(test_writes),
-        cmocka_unit_test(test_model_name), cmocka_unit_test(test_key),
+        cmocka_unit_test(test_splits), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_stops),  cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_openai), cmocka_unit_test(test_problems),
+        cmocka_unit_test(test_nul),    cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_writes), cmocka_unit_test(test_model_name),
+        cmocka_unit_test(test_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
