@@ -94,12 +94,12 @@ typedef struct kn_linear {
     kn_epilogue epi;
     float *y; /* [N][w->rows]; not x (unless there is a norm), mul or work */
     int64_t ldy;
-    /* kn_linear_work_bytes(n, w->cols) bytes, 64-byte aligned: holds a */
+    /* kn_linear_work_bytes(be, n, w->cols) bytes, 64-byte aligned: holds a */
     void *work;
 } kn_linear;
 
 /* Bytes of kn_linear.work, enough for every weight type. */
-size_t kn_linear_work_bytes(int64_t n, int64_t cols);
+size_t kn_linear_work_bytes(const kn_backend *be, int64_t n, int64_t cols);
 
 typedef struct kn_linattn_dims {
     int H, Dk, Dv;

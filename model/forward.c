@@ -51,13 +51,13 @@ static void *carve(carver *c, uint64_t rows, uint64_t cols, uint64_t elem) {
     return any ? p : NULL;
 }
 
-static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_spec *s, int64_t tokens, int64_t wanted) {
+static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t tokens, int64_t wanted) {
+    const mdl_spec *s = &m->spec;
     widths w = widest(s);
     uint64_t N = (uint64_t)tokens, R = (uint64_t)wanted, f = sizeof(float);
     ctx->x = carve(c, N, (uint64_t)s->width, f);
-    ctx->work = carve(
-        c, 1, kn_linear_work_bytes(tokens, max64(max64(s->width, s->hidden), max64(w.glu, w.low))),
-        1);
+    int64_t widest_input = max64(max64(s->width, s->hidden), max64(w.glu, w.low));
+    ctx->work = carve(c, 1, kn_linear_work_bytes(m->be, tokens, widest_input), 1);
     ctx->proj = carve(c, N, (uint64_t)w.proj, f);
     ctx->o = carve(c, N, (uint64_t)s->hidden, f);
     ctx->gate = carve(c, N, w.gate ? (uint64_t)s->hidden : 0, f);
@@ -76,7 +76,7 @@ static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_spec *s, int64_t tokens
 size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits) {
     mdl_ctx probe = {0};
     carver c = {0};
-    carve_ctx(&probe, &c, &m->spec, max_tokens, max_logits);
+    carve_ctx(&probe, &c, m, max_tokens, max_logits);
     return c.overflow ? SIZE_MAX : (size_t)c.used;
 }
 
@@ -95,7 +95,7 @@ tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t
                         bytes, (long long)max_tokens);
     }
     carver c = {.base = memory};
-    carve_ctx(ctx, &c, &m->spec, max_tokens, max_logits);
+    carve_ctx(ctx, &c, m, max_tokens, max_logits);
     ctx->m = m;
     ctx->memory = memory;
     ctx->max_tokens = max_tokens;

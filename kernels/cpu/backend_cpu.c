@@ -61,10 +61,19 @@ static int64_t panel_bytes(void) {
     return half < least ? least : half > most ? most : half;
 }
 
+/* A block of a group of rows takes half of the first-level cache; weights pass through the rest. */
+static int64_t x_block(void) {
+    const int64_t least = 256, most = 1024;
+    int64_t l1 = sysconf(_SC_LEVEL1_DCACHE_SIZE); /* 0 where unknown */
+    int64_t block = l1 / 2 / (KN_FEW_ROWS * (int64_t)sizeof(float)) / 16 * 16;
+    return l1 <= 0 ? 512 : block < least ? least : block > most ? most : block;
+}
+
 static tnl_status open_parts(kn_cpu *c, int threads, const char *isa, tnl_error *err) {
     TNL_TRY(kn_dsp_init(&c->dsp, isa, err));
     TNL_TRY(tnl_pool_open(&c->pool, threads, err));
     c->panel_bytes = panel_bytes();
+    c->x_block = x_block();
     const size_t bytes = KN_CPU_SCRATCH * sizeof *c->scratch;
     c->scratch = aligned_alloc(64, bytes * (size_t)threads);
     if (!c->scratch)

@@ -32,6 +32,7 @@ typedef struct kn_cpu {
     kn_dsp dsp;
     tnl_pool *pool;
     int64_t panel_bytes; /* of weights that stay in the second-level cache */
+    int64_t x_block;     /* inputs of a row that stay in the first-level cache, at most */
     float *scratch;      /* [threads][KN_CPU_SCRATCH], 64-byte aligned */
 } kn_cpu;
 

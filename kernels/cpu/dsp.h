@@ -28,6 +28,14 @@
 #define KN_FEW_ROWS 6
 #define KN_PANEL_OUTS 40
 
+/* Rows of activations, in blocks of inputs: element (r, i) lies at
+ * x[i / block * next + r * ld + i % block]. A few rows of one block stay in the first-level cache
+ * while the weights pass by. */
+typedef struct kn_xrows {
+    const float *x;
+    int64_t ld, block, next; /* floats; block is a multiple of 16, or all inputs are one block */
+} kn_xrows;
+
 typedef struct kn_dsp {
     const char *isa;
 
@@ -39,10 +47,10 @@ typedef struct kn_dsp {
     void (*dot_few[KN_PLAIN_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
                                     int64_t rows, const void *w, int64_t n_out, int64_t n_in);
 
-    /* The same sums, same bits, for any number of rows; n_out <= KN_PANEL_OUTS. For when
-     * multiply-adds are the limit: w stays in the second-level cache while the rows pass over it.
-     * Meanwhile asks memory for next_bytes at next (the next panel of weights; may be 0). */
-    void (*dot_many[KN_PLAIN_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
+    /* The same sums, same bits, for any number of rows, row0.. of x; n_out <= KN_PANEL_OUTS. For
+     * when multiply-adds are the limit: w stays in the second-level cache while the rows pass over
+     * it. Meanwhile asks memory for next_bytes at next (the next panel of weights; may be 0). */
+    void (*dot_many[KN_PLAIN_COUNT])(float *y, int64_t ldy, const kn_xrows *x, int64_t row0,
                                      int64_t rows, const void *w, int64_t n_out, int64_t n_in,
                                      const void *next, int64_t next_bytes);
 

@@ -24,6 +24,10 @@ static float load_bf16(const void *p, int64_t i) {
     return tnl_f32_from_bf16(h);
 }
 
+static float x_at(const kn_xrows *x, int64_t r, int64_t i) {
+    return x->x[i / x->block * x->next + r * x->ld + i % x->block];
+}
+
 #define WIDEN_AND_DOT(T)                                                                           \
     static void widen_##T##_ref(float *dst, const void *src, int64_t n, float scale) {             \
         for (int64_t i = 0; i < n; i++)                                                            \
@@ -39,12 +43,18 @@ static float load_bf16(const void *p, int64_t i) {
                 y[r * ldy + o] = (float)sum;                                                       \
             }                                                                                      \
     }                                                                                              \
-    static void dot_many_##T##_ref(float *y, int64_t ldy, const float *x, int64_t ldx,             \
+    static void dot_many_##T##_ref(float *y, int64_t ldy, const kn_xrows *x, int64_t row0,         \
                                    int64_t rows, const void *w, int64_t n_out, int64_t n_in,       \
                                    const void *next, int64_t next_bytes) {                         \
         (void)next;                                                                                \
         (void)next_bytes;                                                                          \
-        dot_few_##T##_ref(y, ldy, x, ldx, rows, w, n_out, n_in);                                   \
+        for (int64_t r = 0; r < rows; r++)                                                         \
+            for (int64_t o = 0; o < n_out; o++) {                                                  \
+                double sum = 0;                                                                    \
+                for (int64_t i = 0; i < n_in; i++)                                                 \
+                    sum += (double)x_at(x, row0 + r, i) * (double)load_##T(w, o * n_in + i);       \
+                y[r * ldy + o] = (float)sum;                                                       \
+            }                                                                                      \
     }
 WIDEN_AND_DOT(f32)
 WIDEN_AND_DOT(f16)

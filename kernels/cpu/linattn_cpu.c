@@ -58,6 +58,7 @@ static int64_t head_floats(int64_t Dk, int64_t Dv, int64_t B) {
 
 /* scores[r][i] = (q_r . k_i) exp(-s (r-i)) for i <= r, rows r0..r0+n of the block. */
 static void block_scores(const head_view *h, const float *q, int64_t ldq, int64_t r0, int64_t n) {
+    const kn_xrows x = {q, ldq, h->Dk, 0};
     for (int64_t g = 0; g < n; g += SCORE_ROWS) {
         int64_t rows = min64(SCORE_ROWS, n - g), in_use = r0 + g + rows;
         float *s = h->scores + (r0 + g) * h->B;
@@ -65,7 +66,7 @@ static void block_scores(const head_view *h, const float *q, int64_t ldq, int64_
             h->dsp->dot_few[KN_F32](s, h->B, q + g * ldq, ldq, rows, h->K, in_use, h->Dk);
         else
             for (int64_t i = 0; i < in_use; i += KN_PANEL_OUTS)
-                h->dsp->dot_many[KN_F32](s + i, h->B, q + g * ldq, ldq, rows, h->K + i * h->Dk,
+                h->dsp->dot_many[KN_F32](s + i, h->B, &x, g, rows, h->K + i * h->Dk,
                                          min64(KN_PANEL_OUTS, in_use - i), h->Dk, NULL, 0);
     }
     for (int64_t r = r0; r < r0 + n; r++)

@@ -5,12 +5,18 @@
 
 #include "kernels/cpu/cpu_ops.h"
 
+/* Up to this many rows, plain weights are best streamed once. */
+#define KN_LINEAR_FEW 6
+
 typedef struct linear_job {
     kn_cpu *c;
     const kn_linear *p;
-    const float *a; /* [N][cols] the input rows in f32; of packed weights, scratch rows */
+    /* the input rows, in one of three forms */
+    const float *a; /* [N][lda] f32, for the few-row path of plain weights */
     int64_t lda;
-    kn_qrows q;                             /* [N] the input rows quantised, for packed weights */
+    kn_xrows x;   /* [N] f32 in blocks, for the many-row path of plain weights */
+    kn_qrows q;   /* [N] quantised, for packed weights */
+    float *spare; /* [min(N, threads)][cols] a row that is on its way to x or q */
     int64_t panel_outs, panels, block_rows; /* of the plain paths */
 } linear_job;
 

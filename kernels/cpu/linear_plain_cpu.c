@@ -9,11 +9,6 @@
 
 #include "kernels/cpu/linear_job.h"
 
-/* Up to this many rows, streaming is faster. */
-#ifndef FEW_LIMIT
-#define FEW_LIMIT 6
-#endif
-
 #define FEW_OUTS 64                /* outputs of one tile of the few-row path */
 #define FEW_CHUNK_BYTES (96 << 10) /* weights a thread takes at a time */
 #define TILE_ROWS 48               /* rows of one tile of the many-row path */
@@ -66,8 +61,8 @@ static void one_panel(const linear_job *j, int64_t panel, int64_t r, int64_t r_e
             const kn_tensor *w = k ? p->w2 : p->w;
             const void *next;
             int64_t next_bytes = panel_ahead(j, w, panel, &next);
-            j->c->dsp.dot_many[w->dtype](k ? tile2 : tile, KN_PANEL_OUTS, j->a + r * j->lda, j->lda,
-                                         rows, weight_row(w, o), outs, w->cols, next,
+            j->c->dsp.dot_many[w->dtype](k ? tile2 : tile, KN_PANEL_OUTS, &j->x, r, rows,
+                                         weight_row(w, o), outs, w->cols, next,
                                          first ? next_bytes : 0);
         }
         kn_linear_finish(j, tile, tile2, KN_PANEL_OUTS, r, rows, o, outs);
@@ -119,7 +114,7 @@ static void run_few(linear_job *j) {
 }
 
 void kn_linear_plain(linear_job *j) {
-    if (j->p->n <= FEW_LIMIT)
+    if (j->p->n <= KN_LINEAR_FEW)
         run_few(j);
     else
         run_many(j);

@@ -122,7 +122,7 @@ static void bench_linear(ck *k, bench_limits *l, kn_backend *be, kn_dtype t, int
     b.w = l->weights;
     float *x = be->alloc(be, 512 * (size_t)ins * sizeof(float));
     b.y = be->alloc(be, 512 * (size_t)outs * sizeof(float));
-    b.work = be->alloc(be, kn_linear_work_bytes(512, ins));
+    b.work = be->alloc(be, kn_linear_work_bytes(be, 512, ins));
     if (!x || !b.y || !b.work)
         abort();
     ck_values(k, CK_NORMAL, x, 512 * ins);

@@ -75,8 +75,22 @@ static void check_against_oracle(ck *k, const dot_case *c, const float *y, const
         }
 }
 
+/* The rows of the case as dot_many takes them: as they are, or in blocks. */
+static kn_xrows draw_blocks(ck *k, const dot_case *c) {
+    if (ck_between(k, 0, 2) == 0)
+        return (kn_xrows){c->x, c->ldx, c->n, 0};
+    int64_t block = 16 * ck_between(k, 1, (c->n + 15) / 16), blocks = (c->n + block - 1) / block;
+    int64_t ld = block + ck_between(k, 0, 1) * 16;
+    float *x = ck_f32(k, blocks, c->rows * ld, c->rows * ld);
+    for (int64_t r = 0; r < c->rows; r++)
+        for (int64_t i = 0; i < c->n; i++)
+            x[i / block * c->rows * ld + r * ld + i % block] = c->x[r * c->ldx + i];
+    return (kn_xrows){x, ld, block, c->rows * ld};
+}
+
 static void check_dot_case(ck *k) {
     dot_case c = draw_dot(k);
+    const kn_xrows x = draw_blocks(k, &c);
     float *first = NULL;
     ck_freeze(k);
     for (int i = 0; i < k->n_isas; i++) {
@@ -86,7 +100,7 @@ static void check_dot_case(ck *k) {
         k->isa = d.isa;
         float *few = ck_f32(k, c.rows, c.outs, c.ldy), *many = ck_f32(k, c.rows, c.outs, c.ldy);
         run_few(&d, &c, few);
-        d.dot_many[c.t](many, c.ldy, c.x, c.ldx, c.rows, c.w.data, c.outs, c.n, c.w.data,
+        d.dot_many[c.t](many, c.ldy, &x, 0, c.rows, c.w.data, c.outs, c.n, c.w.data,
                         c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].elem_bytes : 0);
         check_against_oracle(k, &c, few, "dot_few");
         ck_same_rows(k, c.what, many, few, c.rows, c.outs, c.ldy);

@@ -115,8 +115,8 @@ static void start_y(const linear_case *c, float *y, int64_t r0, int64_t rows) {
         memcpy(y + r * c->p.ldy, c->y0 + (r0 + r) * c->p.ldy, (size_t)c->outs * sizeof *y);
 }
 
-static void *work_for(ck *k, int64_t rows, int64_t ins) {
-    int64_t lines = (int64_t)kn_linear_work_bytes(rows, ins) / 64;
+static void *work_for(ck *k, const kn_backend *be, int64_t rows, int64_t ins) {
+    int64_t lines = (int64_t)kn_linear_work_bytes(be, rows, ins) / 64;
     return ck_matrix(k, 1, lines, lines, 64);
 }
 
@@ -130,8 +130,8 @@ static float *run_linear(ck *k, const linear_case *c, int isa, int threads, int6
     p.x += r0 * p.ldx;
     p.mul = p.mul ? p.mul + r0 * p.ldmul : NULL;
     p.y = y;
-    p.work = work_for(k, rows, c->ins);
     kn_backend *be = backends[isa][threads];
+    p.work = work_for(k, be, rows, c->ins);
     be->ops->linear(be, &p);
     return y;
 }
@@ -414,7 +414,7 @@ static void check_in_place(ck *k, const linear_case *c, int isa) {
     }
     kn_backend *be = backends[isa][(int)ck_between(k, 1, MOST_THREADS)];
     p.ldy = p.ldx;
-    p.work = work_for(k, p.n, c->ins);
+    p.work = work_for(k, be, p.n, c->ins);
     p.y = y;
     be->ops->linear(be, &p);
     p.x = p.y = x;

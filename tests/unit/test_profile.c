@@ -45,7 +45,7 @@ static int close_fixture(void **state) {
 /* y [N][ROWS], zero before. */
 static void multiply(fixture *f, kn_backend *be, float *y, int64_t rows, int64_t n, bool add) {
     const kn_tensor w = {f->w, KN_F32, rows, COLS};
-    void *work = be->alloc(be, kn_linear_work_bytes(n, COLS));
+    void *work = be->alloc(be, kn_linear_work_bytes(be, n, COLS));
     assert_non_null(work);
     be->ops->linear(be, &(kn_linear){.n = n,
                                      .x = f->x,

@@ -6,12 +6,6 @@
 #define MOST_ROWS 8
 #define MOST_OUTS 8
 
-/* Inputs of one block of dot_many: the x rows of a group stay in the first-level cache while the
- * panel streams by from the second. */
-#ifndef INPUT_BLOCK
-#define INPUT_BLOCK 512
-#endif
-
 /* Reduce the tile's partial sums into y. */
 V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const int R,
                      const int O) {
@@ -182,19 +176,20 @@ static const char *many_block(many_args g, int64_t rows, int64_t n_out, many_til
     return g.ahead;
 }
 
-static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t size,
-                      many_tile_fn *whole, many_tile_fn *single) {
+static void many_rows(const many_args *all, const kn_xrows *x, int64_t row0, int64_t rows,
+                      int64_t n_out, int64_t size, many_tile_fn *whole, many_tile_fn *single) {
     _Alignas(64) float carry[KN_PANEL_OUTS * V16_MANY_ROWS * 16];
     many_args g = *all;
     g.carry = carry;
     for (int64_t r = 0; r < rows; r += V16_MANY_ROWS) {
         int64_t group = rows - r < V16_MANY_ROWS ? rows - r : V16_MANY_ROWS;
+        const float *xs = x->x + (row0 + r) * x->ld;
         g.y = all->y + r * g.ldy;
-        for (int64_t k = 0; k < all->n; k += INPUT_BLOCK) {
+        for (int64_t k = 0; k < all->n; k += x->block, xs += x->next) {
             g.first = k == 0;
-            g.last = all->n - k <= INPUT_BLOCK;
-            g.n = g.last ? all->n - k : INPUT_BLOCK;
-            g.x = all->x + r * g.ldx + k;
+            g.last = all->n - k <= x->block;
+            g.n = g.last ? all->n - k : x->block;
+            g.x = xs;
             g.w = all->w + k * size;
             if (g.ahead >= g.end)
                 g.ahead = g.end = all->w;
@@ -219,7 +214,7 @@ static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t
     _Pragma("GCC unroll 2")                                                                        \
         for (int part = 0; part < V16_PARTS; part++)                                               \
             for (i = 0; i + 16 <= g->n; i += 16, ahead += line) {                                  \
-                if (part == 0)                                                                     \
+                if (part == 0 && line) /* loads are scarce here: a branch costs less */            \
                     __builtin_prefetch(ahead, 0, 2);                                               \
                 PART_STEP(W_STEP_##T);                                                             \
             }                                                                                      \
@@ -256,13 +251,13 @@ static void many_rows(const many_args *all, int64_t rows, int64_t n_out, int64_t
         default: many_tile_##T(g, 6, 1); break;                                               \
         }                                                                                          \
     }                                                                                              \
-    static void dot_many_##T(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,     \
+    static void dot_many_##T(float *y, int64_t ldy, const kn_xrows *x, int64_t row0, int64_t rows, \
                              const void *w, int64_t n_out, int64_t n_in, const void *next,         \
                              int64_t next_bytes) {                                                 \
-        const many_args g = {.y = y, .ldy = ldy, .x = x, .ldx = ldx, .w = w, .ahead = next,        \
+        const many_args g = {.y = y, .ldy = ldy, .ldx = x->ld, .w = w, .ahead = next,              \
                              .row = n_in * (int64_t)(sizeof_##T), .n = n_in,                       \
                              .end = (const char *)next + next_bytes};                              \
-        many_rows(&g, rows, n_out, sizeof_##T, many_whole_##T, many_single_##T);                   \
+        many_rows(&g, x, row0, rows, n_out, sizeof_##T, many_whole_##T, many_single_##T);          \
     }
 MANY_TILES(f32)
 MANY_TILES(f16)
