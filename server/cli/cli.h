@@ -11,6 +11,7 @@
 #include "server/engine/engine.h" /* tok_model, with and without a tokenizer */
 
 int cli_serve(int argc, char **argv); /* built with -Dserver only */
+int cli_key(int argc, char **argv);   /* likewise */
 int cli_load(int argc, char **argv);  /* built with -Dclient only */
 int cli_chat(int argc, char **argv);
 int cli_generate(int argc, char **argv);

@@ -15,8 +15,10 @@ typedef struct command {
 static const command commands[] = {
 #ifdef TNL_HAVE_SERVER
     {"serve", cli_serve, "serve a model over HTTP"},
+    {"key", cli_key, "make an API key for serve"},
 #else
     {"serve", NULL, "serve a model over HTTP (not in this build: -Dserver=disabled)"},
+    {"key", NULL, "make an API key for serve (not in this build)"},
 #endif
     {"chat", cli_chat, "talk with a model, or with a server, in the terminal"},
 #ifdef TNL_HAVE_CLIENT

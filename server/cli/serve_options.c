@@ -150,7 +150,11 @@ const cli_spec cli_serve_spec = {
              "/openapi.json. SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a "
              "second one\nexits at once (1). SIGHUP: load MODEL_DIR anew while the present model "
              "serves, then\nanswer new requests with it; replace the folder, or a link to it, "
-             "never files in use.\n",
+             "never files in use.\n"
+             "Key file, or TNL_API_KEY: a line each, KEY alone or NAME KEY LIMITS; # begins a "
+             "comment.\nKEY has 16 characters or more, or is sha256:HEX, its digest ('tnl key' "
+             "makes one).\nLIMITS: requests_per_minute=N tokens_per_minute=N parallel=N, and "
+             "admin: sees the figures\nof all keys. SIGHUP reads the file again.\n",
 };
 
 static tnl_status join_origins(cli_serve_settings *s, tnl_error *err) {

@@ -4,11 +4,12 @@ import hashlib
 import json
 import re
 import signal
+import subprocess
 import threading
 
 import pytest
 
-from harness import CANARY, Server, post_head, together, wait_until
+from harness import BIN, CANARY, Server, clean_env, post_head, together, wait_until
 from test_access import exit_of, key_file  # noqa: F401 - a fixture
 
 ALICE = "alice-" + CANARY + "-0123456789"
@@ -119,6 +120,30 @@ def test_bad_lines(model, key_file, text, says):  # noqa: F811
     code, err = exit_of(model, "--port", "0", "--api-key-file", key_file(text))
     assert code == 2 and says in err and CANARY not in err
     assert len(err.splitlines()) <= 2
+
+
+def tnl_key(*words):
+    p = subprocess.run([BIN, "key", *words], capture_output=True, timeout=60,
+                       stdin=subprocess.DEVNULL, env=clean_env())
+    return p.returncode, p.stdout.decode(), p.stderr.decode()
+
+
+def test_a_key_is_made(tenants):
+    code, line, told = tnl_key("alice", "parallel=4", "admin")
+    assert code == 0 and re.fullmatch(r"alice sha256:[0-9a-f]{64} parallel=4 admin\n", line)
+    key = re.fullmatch(r"The key of alice, shown only now: (tnl-[0-9a-f]{48})\n", told).group(1)
+    assert hashed(key) in line
+    s = tenants(line + lines("ops " + OPS))
+    assert ask(s, key).status == 200
+    assert tnl_key("alice", "parallel=4")[1] != tnl_key("alice", "parallel=4")[1]
+
+
+@pytest.mark.parametrize("words", [[], ["a/b"], ["a", "speed=5"], ["a", "parallel=x"], ["a b"],
+                                   ["a", "#"], ["a", ""], ["a", "parallel=1 admin"], ["a" * 65],
+                                   ["a", "parallel=1", "parallel=2"], ["a", "x" * 2000]])
+def test_a_key_is_not_made(words):
+    code, line, told = tnl_key(*words)
+    assert code == 2 and line == "" and told.startswith("tnl key: ") and "tnl-" not in told
 
 
 # ---- isolation
@@ -320,12 +345,13 @@ def test_reload(tenants):
     stream = s.begin({"prompt": [5], "max_tokens": 1000000, "ignore_eos": True},
                      "Authorization: Bearer " + BOB)
     stream.until(b'"index":1')
-    assert cached(s, BOB, TEXT) == 0
+    assert ask(s, BOB).status == 200
     new = "bob-%s-second" % CANARY
     rewrite(s, lines("alice %s requests_per_minute=2" % ALICE, "bob " + hashed(new),
                      "ops %s admin" % OPS))
     wait_until(lambda: ask(s, BOB).status == 401, "the old key is gone")
-    assert cached(s, new, TEXT + [3]) > 0  # the same tenant
+    assert ask(s, new).status == 200
+    assert s.metric('tnl_key_requests_total{key="bob"}') == 3  # the same tenant
     assert s.metric('tnl_key_requests_active{key="bob"}') == 1  # what ran goes on
     assert ask(s, ALICE).status == 200
     refused(ask(s, ALICE), "requests a minute")  # counts go on

@@ -30,6 +30,7 @@ INTEGERS = {"port": (0, 65535), "threads": (0, 1024), "parallel": (1, 1024), "qu
             "upload-budget": (1 << 20, 1 << 40), "connections": (2, 65536), "http-threads": (1, 64),
             "idle-timeout": (1, 86400), "header-seconds": (1, 86400), "body-seconds": (1, 86400),
             "stall-seconds": (1, 86400), "queue-seconds": (0, 86400),
+            "limit-requests": (0, 10 ** 9), "limit-tokens": (0, 10 ** 12),
             "request-seconds": (0, 604800), "drain-seconds": (0, 86400), "ping-seconds": (0, 86400)}
 
 
