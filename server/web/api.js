@@ -110,6 +110,7 @@ async function* ours(response) {
                 reason: o.finish_reason,
                 prompt: o.usage.prompt_tokens,
                 cached: o.timings.cached_tokens,
+                rate: o.timings.decode_tokens_per_s,
                 session: o.session_id,
             },
         };

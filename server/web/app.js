@@ -8,12 +8,13 @@ import { hideKeyForm, hideProblem, say, sayBegin, sayEnd, sayMore, showKeyForm, 
     showProblem, showText, showUnreachable } from "./notices.js";
 import { dropSession, forkSession, isOfSession, noteSession, promptFields, useSessions }
     from "./sessions.js";
-import { addToken, asJson, asText, forkAfter, forkWith, given, made, messages, newBranch, textOf,
-    wholeText } from "./talk.js";
-import { $, count, h, rate, recall, remember, seconds, shortNumber } from "./util.js";
+import { addToken, asJson, asText, forkAfter, forkWith, given, made, messages, newBranch, pack,
+    textOf, unpack, wholeText } from "./talk.js";
+import { $, count, h, rate, recall, remember, seconds, shortNumber, store, stored }
+    from "./util.js";
 import { drawBranch, drawNow, drawSoon, setHandlers, setRunning, toBottom } from "./view.js";
 
-const HEALTH_MS = 500;
+const HEALTH_MS = 500, WAIT_MS = 250;
 const modes = {
     prompt: { branches: [newBranch()], at: 0, draft: "" },
     chat: { branches: [newBranch()], at: 0, draft: "" },
@@ -45,6 +46,12 @@ function emptyHint() {
         h("p", { class: "tools" }, begin("Once upon a time"), begin("The old lighthouse")))];
 }
 
+// What a tab remembers when it is loaded again: gone when it is closed.
+function keep() {
+    modes[mode].draft = text.value;
+    store("talk", pack(modes, mode));
+}
+
 function draw() {
     const m = modes[mode], branch = here(), used = m.branches.some((b) => b.turns.length > 0);
     drawBranch(branch, mode === "chat", emptyHint());
@@ -53,6 +60,7 @@ function draw() {
     const busy = running && running.branch === branch;
     $("fork").disabled = Boolean(busy) || branch.turns.length === 0;
     if (busy) setRunning(running.turn, true);
+    keep();
     drawSend();
     drawFigures(branch.turns.filter((t) => t.role === "assistant").pop());
 }
@@ -102,9 +110,11 @@ function drawFigures(turn) {
     }
     const n = turn.count || 0, ms = turn.last - turn.first;
     const list = [figure("tokens", n.toLocaleString("en"))];
-    if (n > 1 && ms > 0)
-        list.unshift(figure("tokens/s", rate((n - 1) * 1000 / ms), "after the first token"));
+    if (turn.rate || (n > 1 && ms > 0))
+        list.unshift(figure("tokens/s", rate(turn.rate || (n - 1) * 1000 / ms),
+            "after the first token"));
     if (turn.first) list.push(figure("first token", seconds(turn.first - turn.began)));
+    else if (!turn.reason) list.push(figure("waiting", seconds(performance.now() - turn.began)));
     if (turn.prompt) {
         list.push(figure("prompt", turn.prompt.toLocaleString("en")));
         list.push(figure("cached", turn.cached.toLocaleString("en"),
@@ -200,7 +210,7 @@ function actions(branch, turn, n) {
     if (mode === "prompt")
         list.push(act("Edit the text", "In a branch of its own", () => edit(branch, n)));
     if (turn.role === "assistant" && turn.seed)
-        list.push(act("Seed " + turn.seed, "Keep this seed", () => keepSeed(turn)));
+        list.push(act("Keep seed " + turn.seed, "For the answers to come", () => keepSeed(turn)));
     return list;
 }
 
@@ -286,6 +296,7 @@ async function answer(branch) {
     const turn = made(chosen(), mode === "chat"), turns = branch.turns;
     const job = { branch, turn, turns, abort: new AbortController() };
     branch.turns = [...turns, turn];
+    const clock = setInterval(() => turn.first || here() !== branch || drawFigures(turn), WAIT_MS);
     running = job;
     turn.began = performance.now();
     hideProblem();
@@ -297,6 +308,7 @@ async function answer(branch) {
     } catch (e) {
         failed(job, e);
     }
+    clearInterval(clock);
     running = null;
     drawNow(turn);
     setRunning(turn, false);
@@ -491,7 +503,13 @@ function wire() {
         openSettings(!e.matches && recall("panel") !== false);
     });
     document.addEventListener("keydown", onKey);
-    addEventListener("pagehide", () => modes.prompt.branches.forEach(dropSession));
+    addEventListener("pagehide", () => {
+        keep();
+        modes.prompt.branches.forEach(dropSession);
+    });
+    document.addEventListener("pointerdown", (e) => {
+        if (openAt() && !e.target.closest(".t, #alternatives")) closeBox();
+    });
     $("single-keys").checked = recall("single-keys") !== false;
     $("single-keys").addEventListener("change", (e) => remember("single-keys", e.target.checked));
 }
@@ -503,6 +521,9 @@ drawControls((name, value) => {
 setTheme(recall("theme") || "auto");
 openSettings(innerWidth >= 900 && recall("panel") !== false);
 wire();
-switchMode(document.querySelector("input[name=mode]:checked").value);
+mode = unpack(modes, stored("talk")) || "prompt";
+text.value = modes[mode].draft;
+switchMode(mode);
+toBottom();
 text.focus();
 connect();

@@ -68,3 +68,43 @@ export function asJson(branch, chat, model) {
     });
     return JSON.stringify({ model, mode: chat ? "chat" : "prompt", turns }, null, 1) + "\n";
 }
+
+// ---- to be found again after a reload ----
+
+const DETAILED = 4000; // tokens kept with their alternatives
+
+function packTurn(turn, room) {
+    if (turn.role === "user") return turn;
+    const { settings, seed, chat } = turn, reason = turn.reason || "stopped";
+    const kept = { role: turn.role, settings, seed, chat, reason, count: turn.count };
+    if (turn.tokens.length > room.left) return { ...kept, tokens: [], tail: textOf(turn) };
+    room.left -= turn.tokens.length;
+    return { ...kept, tokens: turn.tokens, tail: turn.tail };
+}
+
+export function pack(modes, mode) {
+    const room = { left: DETAILED }, out = { mode };
+    for (const [name, m] of Object.entries(modes)) {
+        const branches = m.branches.map((b) => b.turns.map((t) => packTurn(t, room)));
+        out[name] = { branches, at: m.at, draft: m.draft };
+    }
+    return out;
+}
+
+// Fills modes; the mode that was on, or null if there is nothing.
+export function unpack(modes, kept) {
+    try {
+        const found = {};
+        for (const name of Object.keys(modes)) {
+            const { branches, at, draft } = kept[name];
+            const list = branches.map((turns) => newBranch(turns));
+            list[at].turns.forEach(textOf); // is it what it should be?
+            found[name] = { branches: list, at, draft };
+        }
+        if (!(kept.mode in found)) return null;
+        Object.assign(modes, found);
+        return kept.mode;
+    } catch (e) {
+        return null;
+    }
+}

@@ -53,19 +53,24 @@ export function shown(text) {
 
 const hex = (c) => c.codePointAt(0).toString(16).padStart(4, "0");
 
-// Memory of the browser, where it is allowed.
-export function recall(name) {
+// Memory of the browser, and of this tab alone; where it is allowed, and while there is room.
+function get(storage, name) {
     try {
-        return JSON.parse(localStorage.getItem("tnl." + name));
+        return JSON.parse(window[storage].getItem("tnl." + name));
     } catch (e) {
         return null;
     }
 }
 
-export function remember(name, value) {
+function put(storage, name, value) {
     try {
-        localStorage.setItem("tnl." + name, JSON.stringify(value));
+        window[storage].setItem("tnl." + name, JSON.stringify(value));
     } catch (e) {
-        // storage is off: forgotten with the page
+        // forgotten with the page
     }
 }
+
+export const recall = (name) => get("localStorage", name);
+export const remember = (name, value) => put("localStorage", name, value);
+export const stored = (name) => get("sessionStorage", name);
+export const store = (name, value) => put("sessionStorage", name, value);

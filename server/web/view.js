@@ -6,7 +6,7 @@ import { closeBox, closeSoon, enterBox, openAt, openBox, placeBox }
     from "./alternatives.js";
 
 const log = $("log");
-const drawn = new WeakMap(); // answer -> {body, next: first token not drawn, tail: text behind them}
+const drawn = new WeakMap(); // answer -> {body, next: first token not drawn, tail: text after}
 let waiting = false;
 let handlers = {}; // actions(branch, turn, n): buttons; alternative(branch, n): function or null
 let view = { branch: null, chat: false };

@@ -24,7 +24,7 @@ def find():
 
 class Browser:
     def __init__(self):
-        self.profile = tempfile.TemporaryDirectory(prefix="tnl-chromium-", ignore_cleanup_errors=True)
+        self.profile = tempfile.TemporaryDirectory(prefix="tnl-page-", ignore_cleanup_errors=True)
         to_child, self.out = os.pipe()
         self.inp, from_child = os.pipe()
         ends = [os.fdopen(os.dup(to_child)), os.fdopen(os.dup(from_child), "w")]

@@ -96,7 +96,7 @@ def test_seed_is_kept(tab):
     tab.ask(STORY, max_tokens=20)
     text, seed = tab.text(".made"), tab.bodies()[-1]["seed"]
     tab.js("[...document.querySelectorAll('.actions button')].find(b => "
-           "b.textContent.startsWith('Seed')).click()")
+           "b.textContent.startsWith('Keep seed')).click()")
     assert tab.js("document.getElementById('set-seed').value") == seed
     tab.click("#new")
     tab.ask(STORY)
@@ -153,6 +153,23 @@ def test_alternatives_by_keyboard(tab):
     tab.done()
     assert tab.text(".made .t.chosen") == name.replace("␣", " ")
     assert tab.bodies()[-1]["prompt"] == STORY + name.replace("␣", " ")
+
+
+def test_alternatives_by_touch(tab):
+    tab.ask(STORY, max_tokens=12, seed=7)
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+
+    def tap(selector):
+        at = [tab.center(selector)]
+        tab.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=at)
+        tab.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    tap(".made .t:nth-child(3)")
+    tab.wait("!document.getElementById('alternatives').hidden")
+    assert tab.js("new Promise(r => setTimeout(() => r(!document.getElementById('alternatives')"
+                  ".hidden), 400))"), "it stays"
+    tap("#model")
+    tab.wait("document.getElementById('alternatives').hidden")
 
 
 def test_number_of_alternatives(tab):
@@ -288,6 +305,41 @@ def test_reading_another_branch_meanwhile(tab):
     tab.click("#new")
     tab.done()
     assert tab.count(".t") == 0
+
+
+def test_a_reload_loses_nothing(tab):
+    tab.ask(STORY, max_tokens=8, seed=7)
+    tab.click("#fork")
+    tab.ask(" North")
+    text = tab.text("#log .words")
+    tab.write("half a thought")
+    tab.chat()
+    tab.open()
+    assert tab.js("document.querySelector('[name=mode]:checked').value") == "chat"
+    tab.click("input[value=prompt]")
+    assert tab.text("#log .words") == text and tab.count("#branches li") == 2
+    assert tab.js("document.getElementById('text').value") == "half a thought"
+    tab.hover(".made .t:nth-child(2)")
+    tab.wait("!document.getElementById('alternatives').hidden")
+    assert len(boxes(tab)) >= 5
+    tab.js("document.getElementById('text').value = ''")
+    tab.ask()
+    assert tab.bodies()[-1]["prompt"] == text
+    tab.click("#new")
+    tab.open()
+    assert tab.count(".made") == 0 and tab.count("#branches li") == 0
+
+
+@pytest.mark.parametrize("kept", ["{", "7", '{"mode":"prompt"}', "[]", json.dumps({
+    "mode": "prompt", "chat": {"branches": [[]], "at": 0, "draft": ""},
+    "prompt": {"branches": [[{"role": "assistant"}]], "at": 0, "draft": ""}})])
+def test_odd_memories_are_ignored(tab, kept):
+    tab.page.call("Page.addScriptToEvaluateOnNewDocument", source="sessionStorage.setItem("
+                  "'tnl.talk', %s); localStorage.setItem('tnl.settings', %s);" % (
+                      json.dumps(kept), json.dumps(kept)))
+    tab.open()
+    tab.ask(STORY, max_tokens=3)
+    assert tab.count(".made") == 1
 
 
 # ---- settings ----
@@ -477,9 +529,10 @@ def test_narrow(visit, server):
 
 # ---- what comes from outside is text ----
 
-HOSTILE = ["<script>hacked=1</script>", "<img src=x onerror=hacked=1>", "</span></div>", "&lt;b&gt;",
-           "\u202egnorts\u202c ", "\u05e9\u05dc\u05d5\u05dd ", "Z\u0351\u0363" * 40, "w" * 4000,
-           "\u0000\u0007", "<style>*{display:none}</style>", "javascript:hacked=1 ", "${hacked=1}"]
+HOSTILE = [
+    "<script>hacked=1</script>", "<img src=x onerror=hacked=1>", "</span></div>", "&lt;b&gt;",
+    "\u202egnorts\u202c ", "\u05e9\u05dc\u05d5\u05dd ", "Z\u0351\u0363" * 40, "w" * 4000,
+    "\u0000\u0007", "<style>*{display:none}</style>", "javascript:hacked=1 ", "${hacked=1}"]
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -624,12 +677,24 @@ def test_key(visit, start):
     assert KEY not in tab.js("document.documentElement.outerHTML")
 
 
+@pytest.mark.parametrize("path", ["/llm/here/", "/llm/here"])
+def test_below_a_path(visit, start, path):
+    tab = visit(start("--base-path", "/llm/here", ready=False), base="/llm/here/")
+    tab.page.open(tab.address[:-len("/llm/here/")] + path)
+    tab.page.requests[:] = [r for r in tab.page.requests if r["url"].startswith(tab.address)]
+    tab.wait("document.title !== 'tnl'")
+    tab.ask(STORY, max_tokens=4)
+    tab.click("#fork")
+    tab.ask(" x")
+    assert tab.count(".made") == 2 and tab.count("#problem") == 0
+
+
 # ---- taking the text along ----
 
 def test_save_and_copy(tab):
     tab.ask(STORY, max_tokens=6, seed=7)
-    tab.js("window.saved = []; (f => { URL.createObjectURL = b => { saved.push(b); return f(b); }; })"
-           "(URL.createObjectURL.bind(URL)); window.copied = null; "
+    tab.js("window.saved = []; (f => { URL.createObjectURL = b => { saved.push(b); "
+           "return f(b); }; })(URL.createObjectURL.bind(URL)); window.copied = null; "
            "navigator.clipboard.writeText = async t => { copied = t; }")
     tab.page.browser.call("Browser.setDownloadBehavior", {
         "behavior": "deny", "browserContextId": tab.page.context})
