@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "kernels/base/memory.h"
 #include "model/arch.h"
 #include "model/weights_memory.h"
 
@@ -18,20 +18,16 @@ typedef struct block {
 
 /* Weights stream by faster from huge pages: q4 matrices of 2 MB read from small ones reached two
  * thirds of the bandwidth. Most matrices are smaller than that, so they share large blocks. */
-#define HUGE_PAGE ((uint64_t)2 << 20)
 #define BLOCK_BYTES ((uint64_t)32 << 20)
 #define SHARED_LEAST ((uint64_t)64 << 10) /* less has a block of its own */
 
 static block *new_block(mdl_weights *w, uint64_t bytes) {
-    const bool huge = bytes >= SHARED_LEAST;
-    void *memory = NULL;
     block *b = malloc(sizeof *b);
-    if (!b || posix_memalign(&memory, huge ? HUGE_PAGE : 64, (size_t)bytes) != 0) {
+    void *memory = b ? tnl_alloc_lines((size_t)bytes) : NULL;
+    if (!memory) {
         free(b);
         return NULL;
     }
-    if (huge)
-        madvise(memory, (size_t)bytes, MADV_HUGEPAGE);
     *b = (block){.next = w->owned, .memory = memory, .size = bytes};
     w->owned = b;
     return b;

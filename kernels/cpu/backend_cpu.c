@@ -2,9 +2,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include "kernels/base/memory.h"
 #include "kernels/cpu/cpu_ops.h"
 
 static void cpu_expect(kn_backend *be, const void *p, size_t bytes) {
@@ -24,16 +24,9 @@ _Static_assert(KN_CPU_SCRATCH % 16 == 0, "scratch areas start at cache lines");
 
 static void *cpu_alloc(kn_backend *be, size_t bytes) {
     (void)be;
-    if (bytes > SIZE_MAX - 64)
-        return NULL;
-    const size_t huge = (size_t)2 << 20;
-    size_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
-    void *p = NULL;
-    if (posix_memalign(&p, rounded >= huge ? huge : 64, rounded) != 0)
-        return NULL;
-    if (rounded >= huge) /* a state is read once a token: with small pages a fifth slower */
-        madvise(p, rounded, MADV_HUGEPAGE);
-    memset(p, 0, rounded);
+    void *p = tnl_alloc_lines(bytes);
+    if (p)
+        memset(p, 0, bytes);
     return p;
 }
 

@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/base/memory.h"
 #include "kernels/base/threads.h"
 #include "kernels/cpu/cpuid.h"
 
@@ -227,12 +227,9 @@ static size_t buffer_bytes(int threads) {
 
 static tnl_status make_buffer(kn_limits *l, kn_region *out, tnl_error *err) {
     size_t n = buffer_bytes(l->max_threads);
-    l->buffer = aligned_alloc(HUGE_PAGE, n);
+    l->buffer = tnl_alloc_lines(n);
     if (!l->buffer)
         return tnl_fail(err, TNL_E_NOMEM, "no memory for a read buffer of %zu bytes", n);
-#ifdef MADV_HUGEPAGE
-    (void)madvise(l->buffer, n, MADV_HUGEPAGE); /* a wish: fewer address look-ups */
-#endif
     memset(l->buffer, 1, n); /* pages of its own: untouched ones share one page of zeros */
     *out = (kn_region){l->buffer, n};
     return TNL_OK;
