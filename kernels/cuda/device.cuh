@@ -76,6 +76,16 @@ KN_DEVICE void kn_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* D[16][8] += A[16][32] B[32][8] in integers, A of bytes 0..255, B of signed bytes; fragments as of
+ * kn_mma_bf16 with four bytes a register: a[0] row g, columns 4t..4t+3, a[1] row g+8, a[2] and a[3]
+ * the same rows, columns 4t+16..; b[0] rows 4t..4t+3 of column g, b[1] rows 4t+16... */
+KN_DEVICE void kn_mma_u8s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 /* Copy 16 bytes from global to shared memory, both 16-byte aligned, past the registers. They are
  * there for the thread that asked after kn_copy_wait, for the block after kn_sync_block. */
 KN_DEVICE void kn_copy_async(void *shared, const void *global) {
@@ -104,6 +114,21 @@ KN_DEVICE uint32_t kn_pack_bf16(float low, float high) {
 
 KN_DEVICE float kn_float_of_bits(uint32_t bits) {
     return __uint_as_float(bits);
+}
+
+KN_DEVICE uint32_t kn_bits_of_float(float x) {
+    return __float_as_uint(x);
+}
+
+KN_DEVICE uint32_t kn_shfl_xor_bits(uint32_t x, int mask) {
+    return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
+}
+
+/* 16 bytes, aligned, read once: weights that need not stay in the first-level cache. */
+KN_DEVICE void kn_read_16(uint32_t r[4], const void *global) {
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "l"(global));
 }
 
 template <typename... P, typename... A>

@@ -40,5 +40,7 @@ const char *cc_sync(void);
 
 /* ---- the parts ---- */
 void cc_check_linattn(cc *c);
+void cc_check_linear(cc *c);
+void cc_check_rows(cc *c);
 
 #endif

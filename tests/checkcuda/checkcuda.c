@@ -89,8 +89,11 @@ int main(int argc, char **argv) {
         return NO_DEVICE;
     }
     c.rng = c.seed;
-    for (int r = 0; r < c.rounds; r++)
+    for (int r = 0; r < c.rounds; r++) {
+        cc_check_rows(&c);
+        cc_check_linear(&c);
         cc_check_linattn(&c);
+    }
     printf("checkcuda: %ld cases, %ld failures, seed %llu, %s\n", c.cases, c.failures,
            (unsigned long long)c.seed, cc_place_name());
     return c.failures || !c.cases ? 1 : 0;

@@ -249,6 +249,30 @@ float kn_shfl_xor(float x, int mask) {
     return kn_float_of_bits(word(all, emu_lane() ^ mask, 0));
 }
 
+uint32_t kn_shfl_xor_bits(uint32_t x, int mask) {
+    return word(emu_exchange(&x, sizeof x), emu_lane() ^ mask, 0);
+}
+
+void kn_read_16(uint32_t r[4], const void *global) {
+    if ((uintptr_t)global % 16)
+        give_up("read of 16 bytes at a misaligned address");
+    memcpy(r, global, 16);
+}
+
+void kn_mma_u8s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const unsigned char *all = emu_exchange(mine, sizeof mine);
+    const int g = emu_lane() / 4, t = emu_lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        const int row = g + i / 2 * 8, col = 2 * t + i % 2;
+        for (int k = 0; k < 32; k++) {
+            uint32_t x = word(all, row % 8 * 4 + k % 16 / 4, row / 8 + k / 16 * 2);
+            uint32_t y = word(all, col * 4 + k % 16 / 4, 4 + k / 16);
+            d[i] += (int32_t)(x >> k % 4 * 8 & 0xFFu) * (int8_t)(y >> k % 4 * 8);
+        }
+    }
+}
+
 /* Hand in the row that this lane names. */
 static const unsigned char *exchange_rows(const void *row) {
     if ((uintptr_t)row % 16)
