@@ -298,7 +298,6 @@ static const failure failures[] = {
     {CURLE_PEER_FAILED_VERIFICATION, TNL_E_UNAVAILABLE, "certificate"},
     {CURLE_SSL_CONNECT_ERROR, TNL_E_UNAVAILABLE, "tls"},
     {CURLE_SSL_CACERT_BADFILE, TNL_E_NO_INPUT, "certificate"},
-    {CURLE_OUT_OF_MEMORY, TNL_E_NOMEM, "memory"},
     {CURLE_PARTIAL_FILE, TNL_E_IO, "cut short"},
     {CURLE_RECV_ERROR, TNL_E_IO, "cut short"},
     {CURLE_GOT_NOTHING, TNL_E_IO, "cut short"},
@@ -313,6 +312,9 @@ static void end_broken(cli_ending *end, const cli_call *call, CURLcode code) {
     snprintf(end->label, sizeof end->label, "%s", f ? f->label : "bad answer");
     snprintf(end->message, sizeof end->message, "%s",
              *call->why ? call->why : curl_easy_strerror(code));
+    if (code == CURLE_OUT_OF_MEMORY) /* its word for a header line of more than 100 KB, too */
+        snprintf(end->message, sizeof end->message,
+                 "a line of the server's header is too long, or memory is short");
     if (call->too_long) {
         end->status = TNL_E_LIMIT;
         snprintf(end->label, sizeof end->label, "too long");
