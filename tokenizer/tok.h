@@ -20,6 +20,9 @@ typedef struct tok_model tok_model;
 /* Open DIR/tokenizer.model. TNL_E_NO_INPUT when the folder has none (a v3 folder, say);
  * TNL_E_DATA when it is malformed or hostile; the model is probed in a child process first. */
 tnl_status tok_open(tok_model **out, const char *dir, tnl_error *err);
+/* The same without the probe, for a process with threads: a program of its own has just opened it.
+ */
+tnl_status tok_open_tried(tok_model **out, const char *dir, tnl_error *err);
 void tok_close(tok_model *t); /* NULL allowed */
 
 int32_t tok_vocab(const tok_model *t); /* number of pieces */

@@ -153,11 +153,11 @@ static tnl_status probe(const tok_proto *p, const uint8_t *bytes, size_t n, tnl_
     return st;
 }
 
-static tnl_status build(tok_model *t, const uint8_t *bytes, size_t n, tnl_error *err) {
+static tnl_status build(tok_model *t, const uint8_t *bytes, size_t n, bool tried, tnl_error *err) {
     tok_proto p;
     TNL_TRY(tok_proto_scan(&p, bytes, n, err));
     tnl_status st;
-    if ((st = probe(&p, bytes, n, err)) == TNL_OK &&
+    if ((st = tried ? TNL_OK : probe(&p, bytes, n, err)) == TNL_OK &&
         (st = tok_spm_open(&t->spm, bytes, n, err)) == TNL_OK)
         st = build_table(t, &p, err);
     copy_settings(t, &p);
@@ -165,7 +165,7 @@ static tnl_status build(tok_model *t, const uint8_t *bytes, size_t n, tnl_error 
     return st;
 }
 
-static tnl_status open_path(tok_model **out, const char *path, tnl_error *err) {
+static tnl_status open_path(tok_model **out, const char *path, bool tried, tnl_error *err) {
     uint8_t *bytes = NULL;
     size_t n = 0;
     tok_model *t = NULL;
@@ -177,7 +177,7 @@ static tnl_status open_path(tok_model **out, const char *path, tnl_error *err) {
         st = tnl_fail(err, TNL_E_NOMEM, "no memory");
         goto fail;
     }
-    if ((st = build(t, bytes, n, err)) != TNL_OK)
+    if ((st = build(t, bytes, n, tried, err)) != TNL_OK)
         goto fail;
     free(bytes);
     *out = t;
@@ -188,7 +188,7 @@ fail:
     return st;
 }
 
-tnl_status tok_open(tok_model **out, const char *dir, tnl_error *err) {
+static tnl_status open_folder(tok_model **out, const char *dir, bool tried, tnl_error *err) {
     *out = NULL;
     size_t cap = strlen(dir) + sizeof "/tokenizer.model";
     char *path = malloc(cap);
@@ -196,11 +196,19 @@ tnl_status tok_open(tok_model **out, const char *dir, tnl_error *err) {
         return tnl_fail(err, TNL_E_NOMEM, "no memory for a path of %zu bytes", cap);
     snprintf(path, cap, "%s/tokenizer.model", dir);
     tnl_error inner = {TNL_OK, ""};
-    tnl_status st = open_path(out, path, &inner);
+    tnl_status st = open_path(out, path, tried, &inner);
     if (st != TNL_OK)
         tnl_fail(err, st, "%s: %s", path, inner.msg);
     free(path);
     return st;
+}
+
+tnl_status tok_open(tok_model **out, const char *dir, tnl_error *err) {
+    return open_folder(out, dir, false, err);
+}
+
+tnl_status tok_open_tried(tok_model **out, const char *dir, tnl_error *err) {
+    return open_folder(out, dir, true, err);
 }
 
 void tok_close(tok_model *t) {

@@ -103,17 +103,9 @@ static void put_all(int fd, const char *p, size_t n) {
     }
 }
 
-/* A server that reloads has sockets open, and must be able to close them without asking us. */
-static void leave_descriptors(int keep) {
-    if (keep > 3)
-        close_range(3, (unsigned)keep - 1, 0);
-    close_range((unsigned)keep + 1, ~0U, 0);
-}
-
 static _Noreturn void child_main(int fd, size_t mapped, const uint8_t *proto, size_t n,
                                  const char *sample, size_t n_sample) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    leave_descriptors(fd);
     /* A crash here is expected news, not a stack trace on the terminal. */
     static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU};
     for (size_t i = 0; i < sizeof fatal / sizeof fatal[0]; i++)

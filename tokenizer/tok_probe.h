@@ -2,8 +2,7 @@
  *
  * The child loads the bytes and encodes sample texts under limits on processor time and address
  * space. Call before threads are started where possible: the child allocates after fork, which
- * glibc supports, and another thread's lock inside the library would cost it its deadline. It
- * closes the descriptors it inherits. */
+ * glibc supports. */
 #ifndef TNL_TOK_PROBE_H
 #define TNL_TOK_PROBE_H
 

@@ -63,6 +63,8 @@ tnl_status cli_open_model(mdl_model **out, const cli_model_opts *o, const char *
  * build without one. */
 tnl_status cli_open_tokenizer(const tok_model **out, const char *dir, const mdl_model *m,
                               tnl_error *err);
+/* Without a trial in a child of ours: another process has just opened it. */
+tnl_status cli_open_tried_tokenizer(const tok_model **out, const char *dir, tnl_error *err);
 /* The same check for a tokenizer that was opened before the model. */
 tnl_status cli_check_tokenizer(const tok_model *t, const mdl_model *m, tnl_error *err);
 void cli_close_tokenizer(const tok_model *t); /* NULL allowed */

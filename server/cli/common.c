@@ -78,6 +78,14 @@ tnl_status cli_open_tokenizer(const tok_model **out, const char *dir, const mdl_
     return s;
 }
 
+tnl_status cli_open_tried_tokenizer(const tok_model **out, const char *dir, tnl_error *err) {
+    tok_model *t = NULL;
+    *out = NULL;
+    TNL_TRY(tok_open_tried(&t, dir, err));
+    *out = t;
+    return TNL_OK;
+}
+
 void cli_close_tokenizer(const tok_model *t) {
     tok_close((tok_model *)t); /* opened above, so not const */
 }
@@ -99,6 +107,10 @@ tnl_status cli_open_tokenizer(const tok_model **out, const char *dir, const mdl_
     *out = NULL;
     return tnl_fail(err, TNL_E_UNSUPPORTED,
                     "built without a tokenizer: give token ids (--tokens 1,2,3)");
+}
+
+tnl_status cli_open_tried_tokenizer(const tok_model **out, const char *dir, tnl_error *err) {
+    return cli_open_tokenizer(out, dir, NULL, err);
 }
 
 void cli_close_tokenizer(const tok_model *t) {

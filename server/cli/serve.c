@@ -16,6 +16,7 @@
 
 #include "kernels/base/log.h"
 #include "server/cli/cli.h"
+#include "server/cli/notify.h"
 #include "server/cli/serve_load.h"
 #include "server/cli/serve_options.h"
 #include "server/http/fields.h"
@@ -118,7 +119,7 @@ static void print_ready(const server *sv) {
 
 /* Models in memory at once: the one that serves, one that loads, and those that requests begun
  * earlier still need. Beyond that a reload waits. */
-enum { MAX_MODELS = 4, COLLECT_MS = 100 };
+enum { MAX_MODELS = 4, COLLECT_MS = 100, ALIVE_MS = 5000 };
 
 static void forget(server *sv, cli_served *gone) {
     cli_served **at = &sv->now;
@@ -144,12 +145,17 @@ static void reload_files(server *sv) {
     srv_reload_keys(sv->srv, &err); /* says in the log what became of it */
 }
 
+static void say_ready(const server *sv) {
+    cli_notify("READY=1\nSTATUS=serving %s", sv->set->http.alias);
+}
+
 static void begin_reload(server *sv) {
     cli_loader *l = &sv->loader;
     if (!sv->wanted || l->running || srv_backend_count(sv->srv) >= MAX_MODELS)
         return;
     sv->wanted = false;
     l->again = true;
+    cli_notify_reloading();
     l->in_use = mdl_state_bytes(sv->now->model);
     l->sessions = sv->now->be.sessions;
     tnl_log(TNL_LOG_INFO, "reload: loading %s, the present model serves on", l->dir);
@@ -157,6 +163,7 @@ static void begin_reload(server *sv) {
         return;
     tnl_log(TNL_LOG_ERROR, "reload failed, the present model stays: %s", l->err.msg);
     srv_note_reload(sv->srv, false);
+    say_ready(sv);
 }
 
 /* The first model is there, or the next one. */
@@ -166,17 +173,19 @@ static void take_loaded(server *sv) {
     cli_loader_finish(l, &fresh);
     if (l->again)
         srv_note_reload(sv->srv, fresh != NULL);
-    if (!fresh) {
-        if (l->again)
-            tnl_log(TNL_LOG_ERROR, "reload failed, the present model stays: %s", l->err.msg);
-        return;
+    if (!fresh && l->again) {
+        tnl_log(TNL_LOG_ERROR, "reload failed, the present model stays: %s", l->err.msg);
+        say_ready(sv);
     }
+    if (!fresh)
+        return;
     srv_ready(sv->srv, &fresh->be);
     fresh->next = sv->now;
     sv->now = fresh;
     tnl_log(TNL_LOG_INFO, "%s after %.1f s: %s, %lld slots, %lld waiting places",
             l->again ? "reloaded" : "ready", fresh->be.load_seconds, sv->set->http.alias,
             (long long)sv->set->http.parallel, (long long)sv->set->http.queue);
+    say_ready(sv);
     if (!l->again && !tnl_log_is_json()) /* whoever reads that is a program */
         print_ready(sv);
 }
@@ -196,6 +205,7 @@ static void drain(server *sv) {
     bool cancelled = false;
     tnl_log(TNL_LOG_INFO, "stopping: no new requests, %lld s for those that run",
             (long long)sv->set->drain_seconds);
+    cli_notify("STOPPING=1\nSTATUS=finishing what runs");
     srv_drain(sv->srv);
     while (!srv_quiet(sv->srv)) {
         event ev = wait_event(sv, 20);
@@ -217,11 +227,19 @@ static void drain(server *sv) {
     }
 }
 
+/* How long nothing needs to be looked at. */
+static int patience(const server *sv) {
+    if (srv_backend_count(sv->srv) > 1)
+        return COLLECT_MS;
+    return !sv->now && cli_notify_wanted() ? ALIVE_MS : -1;
+}
+
 /* Until a signal ends it, or there is nothing to serve. */
 static tnl_status run(server *sv) {
     for (;;) {
-        bool retired = srv_backend_count(sv->srv) > 1;
-        switch (wait_event(sv, retired ? COLLECT_MS : -1)) {
+        if (!sv->now) /* a large model takes longer than service managers wait by default */
+            cli_notify("EXTEND_TIMEOUT_USEC=%d\nSTATUS=loading a model", 4 * ALIVE_MS * 1000);
+        switch (wait_event(sv, patience(sv))) {
         case EV_STOP:
             return TNL_OK;
         case EV_RELOAD:
@@ -279,8 +297,11 @@ static int close_server(server *sv, int code) {
     srv_close(sv->srv);
     if (code == 0)
         tnl_log(TNL_LOG_INFO, "stopped");
-    if (sv->loader.running)
+    if (sv->loader.running) {
+        if (sv->now && sv->now->be.sessions)
+            eng_sessions_flush(sv->now->be.sessions);
         _exit(code);
+    }
     while (sv->now)
         forget(sv, sv->now);
     cli_loader_clear(&sv->loader);

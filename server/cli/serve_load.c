@@ -2,6 +2,8 @@
 #include "server/cli/serve_load.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -32,11 +34,21 @@ void cli_served_free(cli_served *s) {
 
 /* ---- the parts ---- */
 
+static bool has_tokenizer(const char *dir) {
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/tokenizer.model", dir);
+    return n > 0 && (size_t)n < sizeof path && access(path, F_OK) == 0;
+}
+
 /* Opening a tokenizer tries it in a forked child. At the start that happens before any thread
- * exists; later the child of a threaded process relies on its deadline and on closing what it
- * inherits (tok_probe). A folder without a tokenizer is served with token ids only. */
+ * exists; later it is tried elsewhere (serve_trial.c). A folder without a tokenizer is served with
+ * token ids only. */
 static tnl_status open_tokenizer(cli_loader *l) {
-    tnl_status s = cli_open_tokenizer(&l->served->be.tokenizer, l->dir, NULL, &l->err);
+    const tok_model **out = &l->served->be.tokenizer;
+    if (l->again && has_tokenizer(l->dir))
+        TNL_TRY(cli_try_tokenizer(l->dir, &l->err));
+    tnl_status s = l->again ? cli_open_tried_tokenizer(out, l->dir, &l->err)
+                            : cli_open_tokenizer(out, l->dir, NULL, &l->err);
     return s == TNL_E_NO_INPUT || s == TNL_E_UNSUPPORTED ? TNL_OK : s;
 }
 

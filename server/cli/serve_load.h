@@ -44,6 +44,9 @@ void cli_loader_clear(cli_loader *l); /* not while it runs */
 /* Do the weights in `dir` fit into memory beside what is there? TNL_E_NOMEM: no. */
 tnl_status cli_check_room(const char *dir, uint64_t extra, tnl_error *err);
 
+/* Have the tokenizer in `dir` opened by another process; its words are the error. */
+tnl_status cli_try_tokenizer(const char *dir, tnl_error *err);
+
 double cli_seconds(void); /* monotonic */
 
 #endif
