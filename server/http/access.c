@@ -68,13 +68,13 @@ done:
     return s;
 }
 
-/* The variable is wiped in place, so that it does not stay in /proc/self/environ. */
-static tnl_status read_key_env(srv_keys **out, tnl_error *err) {
+/* The variable is wiped in place, read or not, so that it does not stay in /proc/self/environ. */
+static tnl_status read_key_env(srv_keys **out, bool wanted, tnl_error *err) {
     char *value = getenv("TNL_API_KEY");
     if (!value || !*value)
         return TNL_OK;
     size_t n = strlen(value);
-    tnl_status s = srv_keys_parse(out, value, n, "TNL_API_KEY", err);
+    tnl_status s = wanted ? srv_keys_parse(out, value, n, "TNL_API_KEY", err) : TNL_OK;
     explicit_bzero(value, n);
     unsetenv("TNL_API_KEY");
     return s;
@@ -127,12 +127,11 @@ static void apply_lines(const srv_holders *h, const srv_limits *preset) {
 static tnl_status read_keys(srv_access *out, const srv_settings *s, tnl_error *err) {
     srv_keys *keys = NULL;
     const srv_holders none = {0};
-    if (s->api_key_file && *s->api_key_file) {
+    if (s->api_key_file && *s->api_key_file)
         out->key_file = s->api_key_file;
-        TNL_TRY(read_key_file(&keys, s->api_key_file, err));
-    } else {
-        TNL_TRY(read_key_env(&keys, err));
-    }
+    TNL_TRY(read_key_env(&keys, !out->key_file, err));
+    if (out->key_file)
+        TNL_TRY(read_key_file(&keys, out->key_file, err));
     if (!keys)
         return TNL_OK;
     TNL_TRY(make_holders(&out->now, keys, &none, &out->preset, err));

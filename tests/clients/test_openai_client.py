@@ -99,6 +99,23 @@ def test_key(model):
     s.close()
 
 
+def test_limits_of_a_key(model):
+    """The client knows what it met, and when to ask again."""
+    s = Server(model, env={"TNL_API_KEY": "a %s requests_per_minute=2" % ("k" * 32)})
+    with openai.OpenAI(base_url="http://127.0.0.1:%d/v1" % s.port, api_key="k" * 32,
+                       max_retries=0) as c:
+        for _ in range(2):
+            c.completions.create(model="tiny", prompt=TEXT, max_tokens=1)
+        for ask in (lambda: c.completions.create(model="tiny", prompt=TEXT, stream=True),
+                    lambda: c.chat.completions.create(
+                        model="tiny", messages=[{"role": "user", "content": "x"}])):
+            with pytest.raises(openai.RateLimitError) as e:
+                ask()
+            assert e.value.code == "rate_limit_exceeded"
+            assert 1 <= int(e.value.response.headers["retry-after"]) <= 30
+    s.close()
+
+
 def test_leaving_a_stream(client, server):
     stream = client.completions.create(model="tiny", prompt=TEXT, max_tokens=100000, stream=True,
                                        extra_body={"ignore_eos": True})

@@ -11,6 +11,7 @@ import pytest
 
 from harness import BIN, CANARY, Server, clean_env, post_head, together, wait_until
 from test_access import exit_of, key_file  # noqa: F401 - a fixture
+from test_listen import unix  # noqa: F401 - a fixture
 
 ALICE = "alice-" + CANARY + "-0123456789"
 BOB = "bob-" + CANARY + "-0123456789"
@@ -104,6 +105,13 @@ def test_keys_of_the_environment(model):
     with open("/proc/%d/environ" % s.process.pid, "rb") as f:
         assert CANARY.encode() not in f.read()
     s.close()
+
+
+def test_a_file_wins_over_the_environment(tenants):
+    s = tenants(lines("ops " + OPS), env={"TNL_API_KEY": ALICE})
+    assert ask(s, OPS).status == 200 and ask(s, ALICE).status == 401
+    with open("/proc/%d/environ" % s.process.pid, "rb") as f:
+        assert CANARY.encode() not in f.read()
 
 
 @pytest.mark.parametrize("text,says", [
@@ -320,6 +328,18 @@ def test_strangers_are_not_believed(start):
         assert s.get("/health", **{"X-Request-Id": "stranger", "X-Forwarded-For": "1.2.3.4"})
         wait_until(lambda: "stranger GET" in s.logged(), "it is logged")
         assert "client=127.0.0.1" in s.logged() and "1.2.3.4" not in s.logged()
+
+
+def test_peers_of_a_unix_socket(unix):  # noqa: F811
+    for n, (flags, want) in enumerate([([], "unix"), (["--trust-proxy", "unix"], "1.2.3.4")]):
+        s = unix(*flags)
+        for i, header in enumerate([{"X-Forwarded-For": "1.2.3.4"}, {}]):
+            name = "peer-%d-%d" % (n, i)
+            assert s.get("/health", **{"X-Request-Id": name}, **header).status == 200
+            wait_until(lambda: name + " GET" in s.logged(), "it is logged")
+            line = next(x for x in s.logged().splitlines() if name + " GET" in x)
+            assert "client=%s " % (want if header else "unix") in line
+        s.close()
 
 
 @pytest.mark.parametrize("flag,value", [
