@@ -5,7 +5,7 @@ import { closeBox, openAt } from "./alternatives.js";
 import { chosen, drawControls, firstWrong, getValue, resetControls, setLimits, setMode, setValue }
     from "./controls.js";
 import { hideKeyForm, hideProblem, say, sayBegin, sayEnd, sayMore, showKeyForm, showLoading,
-    showProblem, showText, showUnreachable } from "./notices.js";
+    showProblem, showText, showUndo, showUnreachable } from "./notices.js";
 import { dropSession, forkSession, isOfSession, noteSession, promptFields, useSessions }
     from "./sessions.js";
 import { addToken, asJson, asText, forkAfter, forkWith, given, made, messages, newBranch, pack,
@@ -148,7 +148,18 @@ function addBranch(branch, shared) {
     return branch;
 }
 
+// For what takes text away: how to have it back.
+function undoing(text) {
+    const name = mode, { branches, at } = modes[name], before = { branches: [...branches], at };
+    if (!branches.some((b) => b.turns.length > 0)) return;
+    showUndo(text, () => {
+        Object.assign(modes[name], before);
+        switchMode(name);
+    });
+}
+
 function closeBranch(i) {
+    undoing("Branch " + (i + 1) + " is closed.");
     const m = modes[mode], [gone] = m.branches.splice(i, 1);
     if (running && running.branch === gone) stop();
     dropSession(gone);
@@ -160,8 +171,9 @@ function startOver() {
     const m = modes[mode];
     if (running && m.branches.includes(running.branch)) stop();
     m.branches.forEach(dropSession);
-    m.branches = [newBranch()];
     hideProblem();
+    undoing("The text is gone.");
+    m.branches = [newBranch()];
     goTo(0);
     text.focus();
 }
@@ -285,7 +297,8 @@ function failed(job, e) {
     if (problem.status === 401) {
         showKeyForm(Boolean(apiKey()), connect);
     } else {
-        const again = problem.status === -1 || problem.status === 0 || problem.status >= 429;
+        const again = problem.status === 0 || problem.status >= 429 ||
+            (problem.status === -1 && !turn.chat);
         showProblem(problem, again ? () => submit() : null);
     }
     if (problem.status === 0 || problem.code === "loading") connect();
@@ -432,8 +445,8 @@ function switchMode(to) {
     draw();
 }
 
-async function copy() {
-    const words = asText(here(), mode === "chat");
+async function copy(id, words) {
+    const name = $(id).textContent;
     let done = true;
     try {
         await navigator.clipboard.writeText(words);
@@ -444,11 +457,25 @@ async function copy() {
         done = document.execCommand("copy");
         field.remove();
     }
-    $("copy").textContent = done ? "Copied" : "Not copied";
-    say($("copy").textContent);
+    $(id).textContent = done ? "Copied" : "Not copied";
+    $(id).disabled = true;
+    say($(id).textContent);
     setTimeout(() => {
-        $("copy").textContent = "Copy";
+        $(id).textContent = name;
+        $(id).disabled = false;
     }, 1500);
+}
+
+// The last request as a line for a terminal, whole: without sessions.
+async function copyCurl() {
+    const branch = here(), n = branch.turns.findLastIndex((t) => t.role === "assistant");
+    if (n < 0) return;
+    const [path, body] = await request({ turn: branch.turns[n], turns: branch.turns.slice(0, n) },
+        true);
+    const quoted = (s) => "'" + s.replace(/'/g, "'\\''") + "'";
+    const key = apiKey() ? " -H \"Authorization: Bearer $TNL_API_KEY\"" : "";
+    await copy("copy-curl", "curl -N " + quoted(new URL(path, location.href).href) + key +
+        " -H 'Content-Type: application/json' -d " + quoted(JSON.stringify(body)));
 }
 
 function save(type, ending, words) {
@@ -484,7 +511,9 @@ function onKey(e) {
 
 function wire() {
     const onclick = {
-        stop, theme: nextTheme, copy, new: startOver, fork: () => fork(), reset: resetControls,
+        stop, theme: nextTheme, new: startOver, "copy-curl": copyCurl,
+        copy: () => copy("copy", asText(here(), mode === "chat")), fork: () => fork(),
+        reset: resetControls,
         "settings-open": toggleSettings, "settings-close": toggleSettings,
         "keys-open": () => $("keys").showModal(),
         "save-text": () => save("text/plain", ".txt", asText(here(), mode === "chat")),

@@ -48,6 +48,16 @@ export function showText(title, text) {
             h("button", { type: "button", onclick: hideProblem }, "Dismiss"))));
 }
 
+export function showUndo(text, undo) {
+    const go = () => {
+        hideProblem();
+        undo();
+    };
+    replace("problem", h("div", { class: "notice", role: "status" }, h("p", {}, text),
+        h("div", { class: "tools" }, h("button", { type: "button", onclick: go }, "Undo"),
+            h("button", { type: "button", onclick: hideProblem }, "Dismiss"))));
+}
+
 export function hideProblem() {
     replace("problem", null);
 }

@@ -1,6 +1,6 @@
 // Sessions: the server keeps the text of a branch, so that only what is new is sent, and a fork
-// costs nothing. A session is at most a shortcut: whenever it cannot be used, the whole text goes
-// out again and the answer is the same. Prompts only: a chat's template wants all messages.
+// costs nothing. A session is a shortcut: whenever it cannot be used, the whole text goes out again.
+// Prompts only: a chat's template wants all messages.
 import { call, json } from "./api.js";
 import { textOf } from "./talk.js";
 
@@ -14,8 +14,8 @@ const textFrom = (turns, n) => turns.slice(n).map(textOf).join("");
 
 // The fields that tell the server what to continue. branch.session: {id, upto: turns it holds}.
 export async function promptFields(branch, turns, again) {
-    await branch.forking;
     if (!on || again) return { prompt: textFrom(turns, 0) };
+    await branch.forking;
     const held = branch.session;
     return { prompt: textFrom(turns, held ? held.upto : 0), session_id: held ? held.id : "new" };
 }

@@ -25,12 +25,15 @@ function likelihood(logprob) {
 function span(turn, from, to, ended) {
     const text = turn.tokens.slice(from, to).map((t) => t.text).join("");
     const least = Math.min(...turn.tokens.slice(from, to).map((t) => t.logprob));
-    const e = h("span", { class: "t" + likelihood(least) + (ended ? " end" : ""), tabindex: -1 });
+    const e = h("span", { class: "t" + likelihood(least) + (ended ? " end" : "") });
     if (turn.tokens[to - 1].chosen) e.classList.add("chosen");
     e.textContent = turn.chat && from === 0 ? text.trimStart() : text;
     e.dataset.from = from;
     e.dataset.to = to;
-    if (ended) e.setAttribute("aria-label", "end of the text");
+    if (ended) {
+        e.setAttribute("role", "img");
+        e.setAttribute("aria-label", "end of the text");
+    }
     return e;
 }
 
@@ -155,6 +158,7 @@ function open(e) {
 
 function focusToken(e) {
     if (!e) return;
+    e.tabIndex = -1; // not before: a reader should meet one text, not a thousand stops
     e.focus();
     open(e);
 }

@@ -1,6 +1,7 @@
 """The web page in a browser: what people see and do."""
 
 import json
+import shlex
 
 import pytest
 
@@ -288,6 +289,24 @@ def test_another_answer_and_edit(tab):
     tab.js("[...document.querySelectorAll('.actions button')].find(b => "
            "b.textContent === 'Edit').click()")
     assert tab.js("document.getElementById('text').value") == "A" and tab.count(".message") == 0
+
+
+def test_undo(tab):
+    tab.ask(STORY, max_tokens=8)
+    text = tab.text("#log .words")
+    tab.click("#fork")
+    tab.click(".chip.close")
+    assert tab.count("#branches li") == 0 and "closed" in tab.text("#problem")
+    tab.click("#problem button")
+    assert tab.count("#branches li") == 2
+    tab.click("#new")
+    assert tab.count(".made") == 0
+    tab.chat()
+    tab.click("#problem button")
+    assert tab.text("#log .words") == text and tab.count("#branches li") == 2
+    assert tab.count("#problem") == 0
+    tab.ask(" And", max_tokens=4)
+    assert tab.text("#log .words").startswith(text + " And")
 
 
 def test_reading_another_branch_meanwhile(tab):
@@ -690,6 +709,20 @@ def test_below_a_path(visit, start, path):
 
 
 # ---- taking the text along ----
+
+def test_copied_request_gives_the_same(tab, server):
+    tab.js("window.copied = null; navigator.clipboard.writeText = async t => { copied = t; }")
+    tab.ask("It's a \"test\"\n", max_tokens=6, seed=7)
+    first = tab.text(".made")
+    tab.ask("$HOME's `x`", max_tokens=6, temperature=0.5)
+    tab.click("#copy-curl")
+    words = shlex.split(tab.wait("copied"))
+    assert words[:2] == ["curl", "-N"] and words[2] == tab.address + "generate"
+    body = json.loads(words[words.index("-d") + 1])
+    assert body["prompt"] == "It's a \"test\"\n" + first + "$HOME's `x`"
+    got = server.generate(**{**body, "stream": False})["text"]
+    assert got == tab.js("[...document.querySelectorAll('.made')].pop().textContent")
+
 
 def test_save_and_copy(tab):
     tab.ask(STORY, max_tokens=6, seed=7)
