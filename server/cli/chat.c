@@ -34,6 +34,7 @@ static const cli_opt rows[] = {
     {.flag = "presence-penalty", REAL(presence, -2, 2, "0"), .help = "for tokens that occurred in the output"},
     {.flag = "frequency-penalty", REAL(frequency, -2, 2, "0"), .help = "the same, times their count"},
     {.flag = "seed", .type = CLI_U64, AT(seed), .arg = "N", .help = "the same seed gives the same answer; drawn when absent"},
+    {.flag = "ignore-eos", .type = CLI_BOOL, AT(ignore_eos), .help = "go on after the end-of-text token"},
     {.help = "MODEL_DIR:"},
     CLI_MODEL_ROWS(cli_chat_settings, model),
     {.flag = "prefix-cache-mb", INTEGER(prefix_cache_mb, 0, 16777216, "256"),

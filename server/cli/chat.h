@@ -14,7 +14,7 @@ typedef struct cli_chat_settings {
     cli_model_opts model;
     cli_client_opts client;
     const char *template_name, *system, *model_name;
-    bool plain, stats;
+    bool plain, stats, ignore_eos;
     int64_t prefix_cache_mb;
     /* sampling: what /set changes */
     int64_t max_tokens, top_k;

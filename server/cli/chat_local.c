@@ -40,6 +40,7 @@ static void fill_params(eng_params *p, const cli_chat_settings *o) {
     p->presence_penalty = (float)o->presence;
     p->frequency_penalty = (float)o->frequency;
     p->seed = o->seed;
+    p->ignore_eos = o->ignore_eos;
     p->has_seed = cli_chat_given(o, "seed");
 }
 

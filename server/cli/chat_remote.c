@@ -106,6 +106,8 @@ static void write_extra(srv_buf *b, const cli_chat_settings *o) {
     for (int i = 0; i < n; i++)
         if (o->given[first + i] && strcmp(rows[i].flag, "max-tokens") != 0)
             write_number(b, &rows[i], o);
+    if (o->ignore_eos)
+        srv_buf_puts(b, ",\"ignore_eos\":true");
     srv_buf_put(b, "", 1);
 }
 

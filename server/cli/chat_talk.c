@@ -487,7 +487,8 @@ int cli_talk(const cli_voice *voice, cli_chat_settings *o, const cli_spec *spec)
     talk t = {.voice = voice, .o = o, .spec = spec, .person = isatty(STDIN_FILENO) == 1};
     tnl_error err = {0};
     tnl_status s = TNL_OK;
-    struct sigaction act = {.sa_handler = on_interrupt};
+    /* A write to a slow terminal goes on; waiting does not, poll is never restarted. */
+    struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &act, NULL);
     if (!(t.in = cli_input_open(&interrupts)))
         s = tnl_fail(&err, TNL_E_NOMEM, "out of memory");

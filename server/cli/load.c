@@ -269,7 +269,8 @@ static tnl_status load(job *j, bool has_temperature, tnl_error *err) {
     fill_plan(j, has_temperature);
     TNL_TRY(find_model(j, err));
     raise_file_limit(CLI_LOAD_MAX_CLIENTS);
-    struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction act = {.sa_handler = on_interrupt,
+                            .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
     sigaction(SIGINT, &act, NULL); /* a second Ctrl-C kills */
     tnl_status s = run_all(j, err), drawn = draw(j, s == TNL_OK ? err : NULL);
     return s == TNL_OK ? drawn : s;

@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "http"))
 
 import harness  # noqa: E402
 
+SILENT_SECONDS = 60  # a guard against hanging, not a measurement
 needs_client = pytest.mark.skipif(not has_client(), reason="built without libcurl")
 CHATML = ("--chat-template", "chatml")
 SHORT = ("-n", "12", "--seed", "7")
@@ -175,7 +176,7 @@ def test_plain_has_no_system_message(tnl, model):
 
 @needs_tokenizer
 def test_closed_output(model):
-    p = subprocess.Popen([BIN, "chat", str(model), "-n", "5000"], stdin=subprocess.PIPE,
+    p = subprocess.Popen([BIN, "chat", str(model), "-n", "5000", "--ignore-eos"], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     p.stdout.close()
     p.stdin.write(b"one\n")
@@ -298,7 +299,7 @@ class Terminal:
 
     def read(self):
         """False at the end."""
-        assert select.select([self.fd], [], [], HANG_SECONDS)[0], "silent after %r" % self.got
+        assert select.select([self.fd], [], [], SILENT_SECONDS)[0], "silent after %r" % self.got
         try:
             self.raw += os.read(self.fd, 65536)
         except OSError:
@@ -325,7 +326,7 @@ KINDS = [{"TERM": "xterm"}, {"TERM": "dumb"}]  # edited lines, plain lines
 @needs_tokenizer
 @pytest.mark.parametrize("env", KINDS, ids=["xterm", "dumb"])
 def test_ctrl_c(model, env):
-    with Terminal(model, "-n", 1000000, **env) as t:
+    with Terminal(model, "-n", 1000000, "--ignore-eos", **env) as t:
         t.wait("/help lists commands")
         t.wait("+ ")
         t.type("Once upon a time\r")
