@@ -157,6 +157,8 @@ tnl_status srv_access_open(srv_access *out, const srv_settings *s, tnl_error *er
         if (!out->addresses)
             return tnl_fail(err, TNL_E_NOMEM, "out of memory");
     }
+    if (!out->keyed && srv_access_cors(out, "").p)
+        tnl_log(TNL_LOG_WARN, "--cors-origin *: any site's pages may ask, and no key is set");
     if (!out->keyed && !srv_access_is_loopback(s->host) && !s->insecure_no_auth)
         return tnl_fail(err, TNL_E_USAGE,
                         "--host %s can be reached from other machines and no API key is set: "

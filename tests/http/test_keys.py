@@ -114,6 +114,23 @@ def test_a_file_wins_over_the_environment(tenants):
         assert CANARY.encode() not in f.read()
 
 
+OPEN = {("get", "/"), ("get", "/ui/{name}"), ("get", "/health"), ("get", "/ready")}
+
+
+def test_no_route_is_forgotten(tenants):
+    """Every route asks for a key but those that hold no data, whoever adds the next one."""
+    s = tenants(lines("ops " + OPS))
+    paths = s.get("/openapi.json").json["paths"]
+    routes = {(method, path) for path, rows in paths.items() for method in rows}
+    assert OPEN < routes and len(routes) > 15
+    s.headers = {}
+    for method, path in sorted(routes):
+        for key in (None, "Bearer " + OPS + "x", "Basic " + OPS):
+            r = s.ask(method.upper(), re.sub(r"\{\w+\}", "name", path), b"{}",
+                      {"Authorization": key} if key else {})
+            assert (r.status == 401) == ((method, path) not in OPEN), (method, path, r.status)
+
+
 @pytest.mark.parametrize("text,says", [
     (lines("alice " + ALICE, "alice " + BOB), "key:2: an earlier line has this name"),
     (lines("alice " + ALICE, "bob " + hashed(ALICE)), "key:2: an earlier line has this key"),
