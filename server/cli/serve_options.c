@@ -146,7 +146,8 @@ const cli_spec cli_serve_spec = {
                 "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
                 "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
     .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
-             "/tokenize /detokenize; GET / /health /ready /v1/models /info /metrics\n"
+             "/tokenize /detokenize /sessions /sessions/ID/fork; GET and DELETE /sessions/ID;\n"
+             "GET / /health /ready /v1/models /info /metrics\n"
              "/openapi.json. SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a "
              "second one\nexits at once (1). SIGHUP: load MODEL_DIR anew while the present model "
              "serves, then\nanswer new requests with it; replace the folder, or a link to it, "

@@ -349,16 +349,33 @@ tnl_status eng_session_tokens(eng_sessions *st, uint64_t key, const eng_session_
     return status;
 }
 
+/* Locked. */
+static void end_session(eng_sessions *st, eng_session *s) {
+    if (s->lease && s->lease->request)
+        eng_request_cancel(s->lease->request);
+    eng_session_remove(st, s);
+}
+
 tnl_status eng_session_delete(eng_sessions *st, uint64_t key, const eng_session_id *id) {
     pthread_mutex_lock(&st->lock);
     eng_session *s = eng_session_find(st, key, id);
-    if (s) {
-        if (s->lease && s->lease->request)
-            eng_request_cancel(s->lease->request);
-        eng_session_remove(st, s);
-    }
+    if (s)
+        end_session(st, s);
     pthread_mutex_unlock(&st->lock);
     return s ? TNL_OK : TNL_E_NO_INPUT;
+}
+
+void eng_sessions_retain(eng_sessions *st, const uint64_t *keys, size_t n) {
+    pthread_mutex_lock(&st->lock);
+    for (eng_session *s = st->oldest, *next; s; s = next) {
+        bool known = false;
+        for (size_t i = 0; i < n; i++)
+            known |= s->owner->key == keys[i];
+        next = s->newer;
+        if (!known)
+            end_session(st, s);
+    }
+    pthread_mutex_unlock(&st->lock);
 }
 
 void eng_sessions_stats(eng_sessions *st, eng_session_stats *out) {

@@ -89,6 +89,9 @@ tnl_status eng_session_tokens(eng_sessions *st, uint64_t key, const eng_session_
 /* Gone at once, file and all; a request that runs is cancelled. TNL_E_NO_INPUT as above. */
 tnl_status eng_session_delete(eng_sessions *st, uint64_t key, const eng_session_id *id);
 
+/* Sessions of keys that are not among these are gone, as if each had been deleted. */
+void eng_sessions_retain(eng_sessions *st, const uint64_t *keys, size_t n);
+
 /* Hold a session for a request; with id NULL a new one, which is gone again unless the request ends
  * well. TNL_E_NO_INPUT: there is none of this key; TNL_E_BUSY: another request holds it;
  * TNL_E_LIMIT: no room. Release it, or hand it to eng_submit. */
@@ -99,6 +102,8 @@ tnl_status eng_lease_take(eng_lease **out, eng_sessions *st, uint64_t key, const
 bool eng_lease_cold(const eng_lease *l);
 tnl_status eng_lease_warm(eng_lease *l, tnl_error *err);
 const eng_session_id *eng_lease_id(const eng_lease *l);
+/* What the request begins with; lives as long as the lease. */
+const int32_t *eng_lease_text(const eng_lease *l, int64_t *n);
 int64_t eng_lease_length(const eng_lease *l); /* tokens */
 /* A new session with the text of the one that is held. */
 tnl_status eng_lease_fork(eng_lease *l, eng_session_id *id, tnl_error *err);

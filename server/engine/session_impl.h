@@ -119,8 +119,6 @@ tnl_status eng_session_load(eng_sessions *st, const eng_session_id *id, uint64_t
 
 /* ---- session_lease.c, for the engine ---- */
 
-/* What the request begins with; lives as long as the lease. */
-const int32_t *eng_lease_text(const eng_lease *l, int64_t *n);
 /* Bring a state that is reset to the boundary the snapshot has; returns it, 0: none. */
 int64_t eng_lease_pos(const eng_lease *l);
 void eng_lease_load(const eng_lease *l, mdl_model *m, mdl_state *state);

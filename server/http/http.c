@@ -144,12 +144,36 @@ tnl_status srv_reload_certificate(srv_server *srv, tnl_error *err) {
     return s;
 }
 
+typedef struct key_list {
+    uint64_t id[SRV_KEYS_MAX];
+    size_t n;
+} key_list;
+
+static void list_key(void *ctx, srv_tenant *t) {
+    key_list *list = ctx;
+    if (list->n < SRV_KEYS_MAX)
+        list->id[list->n++] = t->id;
+}
+
+/* A key that is gone takes its conversations with it. */
+static void end_lost_sessions(srv_server *srv) {
+    key_list list = {.n = 0};
+    srv_access_each(&srv->access, list_key, &list);
+    pthread_mutex_lock(&srv->backends.lock);
+    for (srv_backend *be = srv->backends.first; be; be = be->next)
+        if (be->sessions)
+            eng_sessions_retain(be->sessions, list.id, list.n);
+    pthread_mutex_unlock(&srv->backends.lock);
+}
+
 tnl_status srv_reload_keys(srv_server *srv, tnl_error *err) {
     tnl_status s = srv_access_reload(&srv->access, err);
     if (s != TNL_OK)
         tnl_log(TNL_LOG_ERROR, "the keys stay as they were: %s", err->msg);
     else if (srv->access.key_file)
         tnl_log(TNL_LOG_INFO, "%zu keys read again", srv_access_count(&srv->access));
+    if (s == TNL_OK && srv->access.key_file)
+        end_lost_sessions(srv);
     return s;
 }
 

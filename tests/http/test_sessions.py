@@ -304,6 +304,13 @@ def test_keys_do_not_meet(start, tmp_path):
         s.ask("POST", "/sessions", b"", b)
     assert s.ask("GET", "/sessions/" + sid, None, a).status == 200
     assert s.ask("POST", "/sessions", b"").status == 401
+    both = keys.read_text()
+    for n, text in enumerate((both.replace("anna anna", "carl carl"), both)):  # a key that is gone
+        keys.write_text(text)
+        s.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: s.logged().count("keys read again") == n + 1, "the keys are read again")
+    wait_until(lambda: s.ask("GET", "/health", None, a).status == 200, "ready")
+    assert s.ask("GET", "/sessions/" + sid, None, a).code == "unknown_session"
 
 
 # ---- the disk
