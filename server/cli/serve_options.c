@@ -96,7 +96,7 @@ static const cli_opt rows[] = {
     {NAMED("queue-seconds", "QUEUE_SECONDS"), INTEGER(queue_seconds, 0, DAY, "60"),
      .help = "a request may wait for a slot; 0: no limit"},
     {NAMED("request-seconds", "REQUEST_SECONDS"), INTEGER(http.request_seconds, 0, 7 * DAY, "900"),
-     .help = "for a whole request, then it is cancelled; 0: no limit"},
+     .help = "for a whole request, then it is cancelled: 504 or, for POST /generate, finish_reason \"cancelled\"; 0: no limit"},
     {NAMED("drain-seconds", "DRAIN_SECONDS"), INTEGER(drain_seconds, 0, DAY, "30"),
      .help = "running requests may go on after SIGTERM"},
     {NAMED("ping-seconds", "PING_SECONDS"), INTEGER(http.ping_seconds, 0, DAY, "15"),

@@ -54,6 +54,7 @@
     X(LOADING, 503, SRV_OVERLOADED, "loading", "The model is still loading.")                                    \
     X(DRAINING, 503, SRV_OVERLOADED, "draining", "The server is shutting down.")                                 \
     X(QUEUE_FULL, 503, SRV_OVERLOADED, "queue_full", "The queue is full: try again later.")                      \
+    X(TOO_SLOW, 504, "server_error", "request_timeout", "The request took longer than is allowed here.")         \
     X(QUEUE_TIMEOUT, 503, SRV_OVERLOADED, "queue_timeout", "The request waited too long in the queue.")          \
     X(SESSION_LIMIT, 503, SRV_OVERLOADED, "session_limit", "There is no room for a session: try again later.")   \
     X(UPLOAD_BUDGET, 503, SRV_OVERLOADED, "upload_budget", "Too many uploads at once: try again later.")

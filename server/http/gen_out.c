@@ -24,12 +24,13 @@ srv_err srv_gen_error(tnl_status s) {
 }
 
 bool srv_gen_failed(const srv_req *req, const srv_choice *c, srv_problem *p) {
+    bool late = atomic_load(&req->timed_out);
     bool stopped = c->finish == ENG_FINISH_CANCELLED && req->dialect->problem &&
-                   atomic_load(&req->srv->draining);
+                   (late || atomic_load(&req->srv->draining));
     if (c->finish == ENG_FINISH_ERROR)
         srv_refuse(p, srv_gen_error(c->error), NULL);
     else if (stopped)
-        srv_refuse(p, SRV_ERR_DRAINING, NULL);
+        srv_refuse(p, late ? SRV_ERR_TOO_SLOW : SRV_ERR_DRAINING, NULL);
     return c->finish == ENG_FINISH_ERROR || stopped;
 }
 

@@ -177,7 +177,8 @@ static void put_refusal(srv_buf *b, int status, const char *schema) {
 
 /* What any route may answer, then what only some do. */
 static void put_responses(srv_buf *b, const srv_route *r) {
-    static const int always[] = {400, 401, 403, 404, 405, 408, 413, 415, 417, 429, 431, 500, 503};
+    static const int always[] = {400, 401, 403, 404, 405, 408, 413,
+                                 415, 417, 429, 431, 500, 503, 504};
     bool tgi = r->body && (r->body == &srv_table_tgi || r->body->instead == &srv_table_tgi);
     srv_openapi_put(b, ",'responses':{");
     if (r->refuses) {

@@ -101,9 +101,9 @@ typedef struct srv_backends {
 #define SRV_COUNTED_CODES                                                                          \
     {                                                                                              \
         200, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 417, 422, 424, 429, 431, 499,  \
-            500, 501, 503, 0                                                                       \
+            500, 501, 503, 504, 0                                                                  \
     }
-enum { SRV_N_CODES = 22, SRV_MAX_ROUTES = 32 };
+enum { SRV_N_CODES = 23, SRV_MAX_ROUTES = 32 };
 
 struct srv_server {
     const srv_settings *set;
@@ -166,6 +166,7 @@ struct srv_req {
     atomic_int_least64_t last_pull_ms; /* stream: libmicrohttpd last asked for bytes */
     atomic_int_least64_t last_out_ms;  /* stream: bytes last went out */
     atomic_bool streaming;
+    atomic_bool timed_out; /* cancelled by us, for the time it took */
 
     /* the connection's thread only, except while a worker has the job */
     const srv_route *route; /* NULL until matched */

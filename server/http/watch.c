@@ -68,8 +68,9 @@ static void pass_deadline(srv_conn *c) {
     srv_req *req = c->req;
     c->deadline_ms = 0;
     if (c->phase == SRV_PH_WORK && req) {
-        /* A generation ends as if its client had asked: the answer says "cancelled". */
+        /* A generation ends as if its client had asked. */
         if (srv_choices_started(req)) {
+            atomic_store(&req->timed_out, true);
             srv_choices_cancel(req);
             return;
         }

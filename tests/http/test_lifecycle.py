@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from harness import BIN, SANITIZED, clean_env, together, wait_until
+from harness import BIN, SANITIZED, Server, clean_env, together, wait_until
 
 LONG = {"prompt": [5, 6, 7], "max_tokens": 1000000, "ignore_eos": True, "seed": 1}
 GATHERED = {**LONG, "stream": False}
@@ -302,6 +302,34 @@ def test_request_deadline(start, stream):
         last = r.lines[-1] if stream else r.json
         assert last["finish_reason"] == "cancelled" and last["usage"]["completion_tokens"] > 0
     s.settled()
+
+
+@pytest.fixture(scope="module")
+def hurried(model):
+    s = Server(model, "--request-seconds", "1")
+    yield s
+    s.close()
+
+
+OPENAI = {"prompt": "once", "max_tokens": 1000000, "ignore_eos": True}
+TGI = {"inputs": "once", "parameters": {"max_new_tokens": 1000000}}
+
+
+@pytest.mark.parametrize("path, body, code", [
+    ("/v1/completions", OPENAI, "request_timeout"),
+    ("/v1/chat/completions", {**OPENAI, "prompt": None, "messages": [
+        {"role": "user", "content": "once"}]}, "request_timeout"),
+    ("/", TGI, None)])
+def test_request_deadline_elsewhere(hurried, path, body, code):
+    """The other dialects have no word for it: an error, not an answer that looks whole."""
+    body = {k: v for k, v in body.items() if v is not None}
+    flow = "/generate_stream" if path == "/" else path
+    r, stream = together([lambda: hurried.post(path, body),
+                          lambda: hurried.post(flow, {**body, "stream": True})])
+    assert r.status == 504 and b"longer than is allowed" in r.body
+    assert not code or r.code == code
+    last = [x for x in stream.body.decode().split("\n\n") if x.startswith("data: {")][-1]
+    assert stream.status == 200 and "longer than is allowed" in last and "[DONE]" not in last
 
 
 # ---- pings
