@@ -33,7 +33,6 @@ typedef struct cli_client_opts {
 /* clang-format off */
 #define CLI_CLIENT_ROWS(T, m)                                                                      \
     {.flag = "api-key-file", .type = CLI_STRING, .offset = offsetof(T, m.key_file), .arg = "FILE", \
-     .env = "TNL_API_KEY_FILE",                                                                    \
      .help = "file with the API key, mode 0600; or set TNL_API_KEY"},                              \
     {.flag = "ca-file", .type = CLI_STRING, .offset = offsetof(T, m.ca_file), .arg = "FILE",       \
      .help = "certificate authority to trust for https, as PEM; default: the system's"},           \

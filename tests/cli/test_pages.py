@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from conftest import has_server, has_tokenizer, needs_server
+from conftest import has_client, has_server, has_tokenizer, needs_server
 
-COMMANDS = ["generate", "eval", "inspect", "bench", "quantize"]
+COMMANDS = ["chat", "generate", "eval", "inspect", "bench", "quantize"]
 COMMANDS += ["tokenize"] if has_tokenizer() else []
+COMMANDS += ["load"] if has_client() else []
 COMMANDS += ["serve"] if has_server() else []
 
 
@@ -54,7 +55,7 @@ def test_unknown_main_option(tnl):
     assert 'unknown option "--verbose"' in tnl("--verbose", code=2).err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "load"])  # it computes nothing
 @pytest.mark.parametrize("option", ["--thraeds", "--thraeds=2", "-Z", "--zzzzzzzzzzzz"])
 def test_unknown_option(tnl, command, option):
     r = tnl(command, "somewhere", option, code=2)
