@@ -232,14 +232,16 @@ def test_kubernetes_probes(objects, start):
 # ---- grafana.json ----
 
 WORDS = set("""sum by rate min max increase histogram_quantile le code phase result finish_reason
-instance""".split())
+instance key""".split())
 
 
 def test_dashboard(start):
     board = json.loads(text_of("grafana.json"))
     panels = board["panels"]
     assert len({p["id"] for p in panels}) == len(panels)
-    s = start("--metrics-compat", "vllm")
+    s = start(env={"TNL_API_KEY": "alice %s admin" % KEY}, ready=False)
+    s.headers = {"Authorization": "Bearer " + KEY}
+    wait_until(lambda: s.get("/ready").status == 200, "it is ready")
     s.post("/generate", {"prompt": 1})  # an error to count
     known = {}
     for line in s.get("/metrics").body.decode().splitlines():
