@@ -21,7 +21,8 @@ const SAMPLING = [
 const READING = [
     { name: "logprobs", label: "Alternatives", step: 1, value: 5, own: true,
         hint: "Of each token, on hover or with arrow keys." },
-    { name: "tint", label: "Tint by probability", check: true, value: false },
+    { name: "tint", label: "Tint by probability", check: true, value: false,
+        hint: "Tokens below 50%; the warmer, the less likely." },
 ];
 const ROWS = [...SAMPLING, ...READING];
 const MAX_STOPS = 16, MAX_STOP_BYTES = 256, MAX_SEED = 2n ** 64n - 1n;

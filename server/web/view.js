@@ -5,6 +5,7 @@ import { $, h } from "./util.js";
 import { closeBox, closeSoon, enterBox, openAt, openBox, placeBox }
     from "./alternatives.js";
 
+const REST_MS = 120;
 const log = $("log");
 const drawn = new WeakMap(); // answer -> {body, next: first token not drawn, tail: text after}
 let waiting = false;
@@ -163,12 +164,18 @@ function focusToken(e) {
     open(e);
 }
 
+// Not under a pointer that only passes by.
+let opening = 0;
 log.addEventListener("pointerover", (ev) => {
     const e = ev.target.closest(".t");
-    if (e) open(e);
+    clearTimeout(opening);
+    if (e) opening = setTimeout(() => e.isConnected && open(e), REST_MS);
     else if (openAt()) closeSoon();
 });
-log.addEventListener("pointerleave", closeSoon);
+log.addEventListener("pointerleave", () => {
+    clearTimeout(opening);
+    closeSoon();
+});
 log.addEventListener("click", (ev) => {
     const e = ev.target.closest(".t");
     if (e && getSelection().isCollapsed) open(e);

@@ -82,6 +82,25 @@ def test_stop_cancels_on_the_server(tab, server, how):
         [STORY, tab.js("document.querySelectorAll('.made')[0].textContent")])
 
 
+def test_going_on_at_once(tab, server):
+    """While the server may still be busy with what was stopped."""
+    tab.expected = ["status of 409"]
+    tab.ask(STORY, max_tokens=4)
+    go_on(tab)
+    tab.send(" And", max_tokens=100000)
+    tab.wait("document.querySelectorAll('.t').length > 8")
+    tab.js("document.getElementById('stop').click()")
+    tab.done()
+    text = tab.text("#log .words")
+    tab.js("document.getElementById('set-max_tokens').value = 4; document.getElementById("
+           "'set-max_tokens').dispatchEvent(new Event('input')); "
+           "document.getElementById('send').click()")
+    tab.done()
+    assert tab.count("#problem") == 0 and tab.count(".made") == 3
+    body = tab.bodies()[-1]
+    assert text.endswith(body["prompt"]) and ("session_id" in body or body["prompt"] == text)
+
+
 def test_it_goes_on_from_the_whole_text(tab, server):
     tab.ask(STORY, max_tokens=8)
     one = tab.text(".made")

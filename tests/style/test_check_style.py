@@ -51,6 +51,13 @@ class CheckStyle(unittest.TestCase):
     def test_clean_tree(self):
         self.assertEqual(check({}, "Add a thing\n\nFor a reason."), [])
 
+    def test_web(self):
+        self.expect({"server/web/a.js": "e.innerHTML = x;\n"}, "server/web/a.js:1:", "markup")
+        self.expect({"server/web/a.js": "\nfetch('http://x/');\n"}, "server/web/a.js:2:", "outside")
+        self.expect({"server/web/a.js": "eval(x);\n"}, "server/web/a.js:1:", "runs text")
+        self.expect({"server/web/a.html": '<p style="x">\n'}, "server/web/a.html:1:", "policy")
+        self.expect({"server/web/a.css": "a{} \n"}, "server/web/a.css:1:", "trailing space")
+
     def test_text(self):
         self.expect({"README.md": "a \n"}, "README.md:1:", "trailing space")
         self.expect({"README.md": "a\tb\n"}, "README.md:1:", "tab")
