@@ -155,7 +155,8 @@ const cli_spec cli_serve_spec = {
              "Key file, or TNL_API_KEY: a line each, KEY alone or NAME KEY LIMITS; # begins a "
              "comment.\nKEY has 16 characters or more, or is sha256:HEX, its digest ('tnl key' "
              "makes one).\nLIMITS: requests_per_minute=N tokens_per_minute=N parallel=N, and "
-             "admin: sees the figures\nof all keys. SIGHUP reads the file again.\n",
+             "admin: sees the figures\nof all keys. Of several keys, none takes more than half the "
+             "queue and 7/8 of the slots.\nSIGHUP reads the file again.\n",
 };
 
 static tnl_status join_origins(cli_serve_settings *s, tnl_error *err) {

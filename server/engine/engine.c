@@ -21,9 +21,24 @@ void eng_open_params_default(eng_open_params *p) {
 
 /* ---- the thread ---- */
 
-static eng_request *pop_first(eng_engine *e) {
-    eng_request *r = e->first;
-    e->first = r->next;
+static bool has_enough(const eng_engine *e, const eng_request *r) {
+    int running = 0;
+    for (int i = 0; i < e->open.parallel; i++)
+        running += e->slots[i].req && e->slots[i].req->key == r->key;
+    return r->most_running > 0 && running >= r->most_running;
+}
+
+/* The next of the line, without those whose keys have enough slots; NULL: none. Lock held. */
+static eng_request *pop_next(eng_engine *e) {
+    eng_request **link = &e->first, *r;
+    const eng_request *refused = NULL;
+    while ((r = *link) && ((refused && refused->key == r->key) || has_enough(e, r))) {
+        refused = r;
+        link = &r->next;
+    }
+    if (!r)
+        return NULL;
+    *link = r->next;
     r->next = NULL;
     e->turn = r->turn > e->turn ? r->turn : e->turn;
     return r;
@@ -84,17 +99,19 @@ static int admit(eng_engine *e) {
     pthread_mutex_lock(&e->lock);
     for (int i = 0; i < e->open.parallel; i++)
         e->plan[i] = (eng_sched_slot){.used = e->slots[i].req != NULL};
-    int n = eng_sched_admit(e->plan, e->open.parallel, e->first ? e->metrics.queued : 0), left = n;
+    int most = eng_sched_admit(e->plan, e->open.parallel, e->first ? e->metrics.queued : 0), n = 0;
     double now = eng_now();
-    for (int i = 0; i < e->open.parallel && left > 0; i++) {
+    for (int i = 0; i < e->open.parallel && n < most; i++) {
         if (e->plan[i].used)
             continue;
-        eng_request *r = pop_first(e);
+        eng_request *r = pop_next(e);
+        if (!r)
+            break;
         e->slots[i].req = r;
         e->metrics.queued--;
         e->metrics.running++;
         eng_metrics_admitted(e, now - r->submitted);
-        left--;
+        n++;
     }
     pthread_mutex_unlock(&e->lock);
     for (int i = 0; i < e->open.parallel; i++)

@@ -158,6 +158,7 @@ typedef struct eng_job {
                               succeeds; NULL: none. Not with echo */
     uint64_t key;          /* whose request: known prefixes are shared within a key only, and keys
                               take turns in the line for a slot */
+    int most_running;      /* slots that this key may have at once; 0: any number */
     int most_waiting;      /* of this key that may wait for a slot; 0: as the queue has room */
     const eng_params *params; /* copied */
     eng_grammar *grammar;     /* what the answer must look like; a reference is taken; NULL: none */

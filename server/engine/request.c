@@ -67,6 +67,7 @@ static tnl_status copy_job(eng_request *r, const eng_job *job, tnl_error *err) {
     r->wake = job->wake;
     r->wake_user = job->wake_user;
     r->key = job->key;
+    r->most_running = job->most_running;
     r->lease = job->session;
     r->n_session = job->session ? eng_lease_length(job->session) : 0;
     r->n_prompt = r->n_tokens = r->tokens_room = r->n_session + (int64_t)job->n_tokens;

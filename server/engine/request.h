@@ -34,6 +34,7 @@ struct eng_request {
     eng_engine *engine; /* a reference: the struct outlives eng_close */
     eng_params params;
     uint64_t seed, key;
+    int most_running; /* of its key; 0: any number */
     int64_t n_prompt;
     int64_t n_feed;    /* prompt tokens the model must absorb */
     int64_t n_session; /* of the prompt, those that the session held */

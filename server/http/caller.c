@@ -79,9 +79,17 @@ bool srv_caller_reserve(srv_req *req, srv_problem *p) {
     return true;
 }
 
+static bool has_rivals(const srv_req *req) {
+    return srv_req_key(req) && srv_access_count(&req->srv->access) > 1;
+}
+
+int srv_caller_slots(const srv_req *req) {
+    int all = (int)req->srv->set->parallel;
+    return all >= 4 && has_rivals(req) ? all - (all + 7) / 8 : 0; /* of 2, one would be too many */
+}
+
 int srv_caller_share(const srv_req *req) {
-    bool several = srv_req_key(req) && srv_access_count(&req->srv->access) > 1;
-    return several ? (int)((req->srv->set->queue + 1) / 2) : 0;
+    return has_rivals(req) ? (int)((req->srv->set->queue + 1) / 2) : 0;
 }
 
 /* A prompt counts once however many answers it has. */

@@ -15,8 +15,9 @@ bool srv_caller_key(srv_req *req, const char *authorization, srv_problem *p);
 bool srv_caller_enter(srv_req *req, srv_problem *p);
 /* The prompts are known: are there tokens left for them and their answers? A worker may call. */
 bool srv_caller_reserve(srv_req *req, srv_problem *p);
-/* Of the caller's generations, so many may wait: half the queue where there are several keys; 0: as
- * there is room. */
+/* Where there are several keys, none has everything: of the caller's generations so many may run
+ * (7/8 of the slots) and so many may wait (half the queue). 0: as there is room. */
+int srv_caller_slots(const srv_req *req);
 int srv_caller_share(const srv_req *req);
 /* The request is over, its choices still there: count what it took. */
 void srv_caller_end(srv_req *req);

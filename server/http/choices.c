@@ -35,6 +35,7 @@ static bool submit_one(srv_req *req, srv_choice *c, srv_problem *p) {
                    .n_tokens = prompt->n_ids,
                    .key = srv_req_key(req),
                    .session = req->lease,
+                   .most_running = srv_caller_slots(req),
                    .most_waiting = srv_caller_share(req),
                    .params = &g->params,
                    .grammar = g->grammar,

@@ -215,6 +215,20 @@ def test_a_tenant_cannot_fill_the_queue(tenants):
     wait_until(lambda: s.metric("tnl_requests_running") == 0, "all have left")
 
 
+def test_a_tenant_cannot_take_every_slot(tenants):
+    s = tenants(lines("alice " + ALICE, "bob " + BOB, "ops " + OPS), "--parallel", "4")
+    long = {"prompt": [5], "max_tokens": 1000000, "ignore_eos": True}
+    streams = [s.begin(long, "Authorization: Bearer " + ALICE) for _ in range(4)]
+    wait_until(lambda: s.metric("tnl_requests_waiting") == 1, "three run, one waits")
+    assert s.metric("tnl_requests_running") == 3
+    assert ask(s, BOB).status == 200
+    streams.pop(0).close()
+    wait_until(lambda: s.metric("tnl_requests_waiting") == 0, "the fourth runs")
+    for c in streams:
+        c.close()
+    wait_until(lambda: s.metric("tnl_requests_running") == 0, "all have left")
+
+
 # ---- limits of a key
 
 

@@ -248,6 +248,37 @@ static void keys_take_turns(void **state) {
     assert_memory_equal(line.order, want_three, sizeof want_three);
 }
 
+static void a_key_leaves_slots_to_others(void **state) {
+    (void)state;
+    bench b;
+    eng_params p;
+    tnl_error err;
+    const int32_t prompt[] = {3};
+    eng_request *r[8];
+    bench_open(&b, 4, 8, 64);
+    greedy_params(&p, 20);
+    p.ignore_eos = true;
+    fake_model_hold(b.m);
+    eng_job job = {.tokens = prompt, .n_tokens = 1, .key = 7, .params = &p, .most_running = 3};
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(eng_submit(&r[i], b.e, &job, &err), TNL_OK);
+    fake_model_let(b.m, 1);
+    wait_running(&b, 3, 3);
+    job.key = 8;
+    job.most_running = 1;
+    for (int i = 6; i < 8; i++)
+        assert_int_equal(eng_submit(&r[i], b.e, &job, &err), TNL_OK);
+    fake_model_let(b.m, 1);
+    wait_running(&b, 4, 4);
+    fake_model_open(b.m);
+    for (int i = 0; i < 8; i++) {
+        free(read_all(r[i]));
+        eng_request_release(r[i]);
+    }
+    check_identity(b.e);
+    bench_close(&b);
+}
+
 static void a_key_has_a_share_of_the_queue(void **state) {
     (void)state;
     bench b;
@@ -620,6 +651,7 @@ int main(void) {
         cmocka_unit_test(a_slow_reader_of_an_echo),
         cmocka_unit_test(the_queue_is_bounded),
         cmocka_unit_test(keys_take_turns),
+        cmocka_unit_test(a_key_leaves_slots_to_others),
         cmocka_unit_test(a_key_has_a_share_of_the_queue),
         cmocka_unit_test(drain_finishes_what_is_there),
         cmocka_unit_test(close_with_live_requests),
