@@ -82,7 +82,7 @@ function bodyOf(turn, n) {
 function message(branch, turn, n) {
     const name = turn.role === "user" ? "You" : "Model";
     return h("article", { class: "message " + turn.role, "aria-label": name },
-        h("h3", {}, name), h("div", { class: "words" }, bodyOf(turn, n)),
+        h("h2", {}, name), h("div", { class: "words" }, bodyOf(turn, n)),
         h("div", { class: "actions" }, ...handlers.actions(branch, turn, n)));
 }
 
