@@ -138,6 +138,15 @@ static void collect(server *sv) {
     }
 }
 
+/* A reload that was asked for and cannot begin yet. */
+static void say_if_waiting(const server *sv) {
+    if (sv->loader.running)
+        tnl_log(TNL_LOG_INFO, "reload: noted, a model is being loaded");
+    else if (srv_backend_count(sv->srv) >= MAX_MODELS)
+        tnl_log(TNL_LOG_WARN, "reload: waits, requests still use %d earlier models",
+                srv_backend_count(sv->srv) - 1);
+}
+
 /* What is small is read again at once, whatever becomes of the model. */
 static void reload_files(server *sv) {
     tnl_error err;
@@ -245,6 +254,7 @@ static tnl_status run(server *sv) {
         case EV_RELOAD:
             reload_files(sv);
             sv->wanted = true;
+            say_if_waiting(sv);
             break;
         case EV_LOADED:
             take_loaded(sv);
@@ -269,7 +279,7 @@ static tnl_status open_server(server *sv, const char *dir, tnl_error *err) {
      */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     srv_guard_install(tnl_log_is_json());
-    raise_file_limit(s->http.connections);
+    raise_file_limit(s->http.connections * (s->http.tcp + (s->http.unix_path != NULL)));
     TNL_TRY(cli_loader_init(&sv->loader, s, dir, err));
     tnl_status st = cli_loader_prepare(&sv->loader);
     if (st != TNL_OK) {

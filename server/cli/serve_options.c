@@ -81,7 +81,7 @@ static const cli_opt rows[] = {
      .help = "bytes for a request header and its buffers"},
     {NAMED("upload-budget", "UPLOAD_BUDGET"), INTEGER(http.upload_budget, 1048576, 1099511627776.0, "268435456"),
      .help = "bytes of all bodies in flight together"},
-    {NAMED("connections", "CONNECTIONS"), INTEGER(http.connections, 2, 65536, "1024"), .help = "open connections"},
+    {NAMED("connections", "CONNECTIONS"), INTEGER(http.connections, 2, 65536, "1024"), .help = "open connections, on TCP and on --unix each"},
     {NAMED("http-threads", "HTTP_THREADS"), INTEGER(http.http_threads, 1, 64, "2"),
      .help = "threads that parse and stream"},
     {.help = "Seconds:"},
