@@ -6,6 +6,16 @@
 #include "server/http/chat_template.h"
 #include "server/http/openai_out.h"
 
+/* The session holds the conversation up to the last answer. */
+static bool render_more(srv_req *req, srv_problem *p) {
+    const srv_gen *g = &req->gen;
+    const srv_backend *be = req->be;
+    int64_t n;
+    const int32_t *past = eng_lease_text(req->lease, &n);
+    return srv_chat_more(&g->prompts[0], be->chat, past, (size_t)n, g->messages, g->n_messages,
+                         be->tokenizer, mdl_model_spec(be->model), p);
+}
+
 static bool render(srv_req *req, srv_problem *p) {
     srv_gen *g = &req->gen;
     const srv_backend *be = req->be;
@@ -13,9 +23,11 @@ static bool render(srv_req *req, srv_problem *p) {
     if (!g->prompts)
         return srv_refuse(p, SRV_ERR_NOMEM, NULL);
     g->n_prompts = 1;
-    return srv_chat_prompt(&g->prompts[0], be->chat, g->messages, g->n_messages, be->tokenizer,
-                           mdl_model_spec(be->model), p) &&
-           srv_chat_stops(&g->params, be->chat, be->tokenizer, p);
+    bool ok = req->session_before > 0
+                  ? render_more(req, p)
+                  : srv_chat_prompt(&g->prompts[0], be->chat, g->messages, g->n_messages,
+                                    be->tokenizer, mdl_model_spec(be->model), p);
+    return ok && srv_chat_stops(&g->params, be->chat, be->tokenizer, p);
 }
 
 static bool prepare(srv_req *req, srv_problem *p) {

@@ -247,12 +247,15 @@ static void put_text(writer *w, const srv_message *m) {
     srv_buf_put(&w->run, s, n);
 }
 
-static bool put_message(writer *w, const srv_message *system, const srv_message *m) {
+static const char *const *around_of(const srv_chat_template *t, srv_role role) {
+    return role == SRV_ROLE_SYSTEM ? t->system : role == SRV_ROLE_USER ? t->user : t->assistant;
+}
+
+/* `opened`: what stands before a message of this role is there already. */
+static bool put_message(writer *w, const srv_message *system, const srv_message *m, bool opened) {
     const srv_chat_template *t = w->t;
-    const char *const *around = m->role == SRV_ROLE_SYSTEM ? t->system
-                                : m->role == SRV_ROLE_USER ? t->user
-                                                           : t->assistant;
-    if (!put_row(w, around[0]))
+    const char *const *around = around_of(t, m->role);
+    if (!opened && !put_row(w, around[0]))
         return false;
     if (system) {
         if (!put_row(w, t->system[0]))
@@ -295,10 +298,93 @@ static bool put_all(writer *w, const srv_message *m, size_t n) {
     for (size_t i = first; i < n; i++) {
         if (i > first && !put_row(w, t->between))
             return false;
-        if (!put_message(w, first && i == first ? m : NULL, &m[i]))
+        if (!put_message(w, first && i == first ? m : NULL, &m[i], false))
             return false;
     }
     return put_row(w, t->reply) && flush(w);
+}
+
+/* ---- going on ---- */
+
+/* Where in `row` the id `last` has been said: behind it; 0: nowhere. */
+static size_t said_by_id(const writer *w, const char *row, int32_t last) {
+    for (size_t i = 0; row[i]; i++) {
+        int32_t id;
+        size_t n = mark_at(w, row + i, &id);
+        if (row[i] == *EOS && last == eos_of(w))
+            return i + 1;
+        if (n && id == last)
+            return i + n;
+        i += n ? n - 1 : 0;
+    }
+    return 0;
+}
+
+/* The same for a stop string that the model wrote out. */
+static bool ends_with_stop(const writer *w, const int32_t *past, size_t n_past) {
+    char *text = NULL;
+    size_t n = 0, k = strlen(w->t->stop);
+    tnl_error err;
+    if (srv_text_decode(w->tok, past, n_past, &text, &n, &err) != TNL_OK)
+        return false;
+    bool ends = n >= k && memcmp(text + n - k, w->t->stop, k) == 0;
+    free(text);
+    return ends;
+}
+
+/* What stands between an answer and the next message, without what the text ends with. */
+static bool put_glue(writer *w, const int32_t *past, size_t n_past, const srv_message *next) {
+    const srv_chat_template *t = w->t;
+    srv_buf glue = {0};
+    size_t said = n_past == 0 ? 0 : said_by_id(w, t->assistant[1], past[n_past - 1]);
+    srv_buf_puts(&glue, t->assistant[1]);
+    srv_buf_puts(&glue, t->between ? t->between : "");
+    srv_buf_puts(&glue, around_of(t, next->role)[0]);
+    srv_buf_put(&glue, "", 1);
+    if (glue.failed) {
+        srv_buf_free(&glue);
+        return srv_refuse(w->p, SRV_ERR_NOMEM, NULL);
+    }
+    const char *stop = said == 0 && t->stop ? strstr(glue.data, t->stop) : NULL;
+    if (stop && ends_with_stop(w, past, n_past))
+        said = (size_t)(stop - glue.data) + strlen(t->stop);
+    bool ok = put_row(w, glue.data + said);
+    srv_buf_free(&glue);
+    return ok;
+}
+
+static bool put_more(writer *w, const int32_t *past, size_t n_past, const srv_message *m,
+                     size_t n) {
+    const srv_chat_template *t = w->t;
+    if (!put_glue(w, past, n_past, &m[0]))
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0 && !put_row(w, t->between))
+            return false;
+        if (!put_message(w, NULL, &m[i], i == 0))
+            return false;
+    }
+    return put_row(w, t->reply) && flush(w);
+}
+
+static void find_marks(writer *w) {
+    for (int i = 0; i < MAX_MARKS && w->t->marks[i]; i++)
+        w->mark_id[i] = srv_text_find(w->tok, w->t->marks[i]);
+}
+
+bool srv_chat_more(srv_prompt *out, const srv_chat_template *t, const int32_t *past, size_t n_past,
+                   const srv_message *m, size_t n, const tok_model *tok, const mdl_spec *spec,
+                   srv_problem *p) {
+    writer w = {.t = t ? t : &rows[0], .tok = tok, .spec = spec, .out = out, .p = p};
+    size_t from = n_past > SRV_CHAT_PAST ? n_past - SRV_CHAT_PAST : 0;
+    if (w.t->system_inside && m[0].role == SRV_ROLE_SYSTEM)
+        return refuse(p, "a system message comes first or not at all");
+    if (!check(w.t, m, n, p))
+        return false;
+    find_marks(&w);
+    bool ok = put_more(&w, past + from, n_past - from, m, n);
+    srv_buf_free(&w.run);
+    return ok;
 }
 
 bool srv_chat_prompt(srv_prompt *out, const srv_chat_template *t, const srv_message *m, size_t n,
@@ -306,8 +392,7 @@ bool srv_chat_prompt(srv_prompt *out, const srv_chat_template *t, const srv_mess
     writer w = {.t = t ? t : &rows[0], .tok = tok, .spec = spec, .out = out, .p = p};
     if (!check(w.t, m, n, p))
         return false;
-    for (int i = 0; i < MAX_MARKS && w.t->marks[i]; i++)
-        w.mark_id[i] = srv_text_find(tok, w.t->marks[i]);
+    find_marks(&w);
     bool ok = put_all(&w, m, n);
     srv_buf_free(&w.run);
     return ok && (out->n_ids > 0 || srv_refuse(p, SRV_ERR_PROMPT_EMPTY, "messages"));

@@ -31,6 +31,14 @@ const srv_chat_template *srv_chat_recognise(const char *jinja, size_t n);
 bool srv_chat_prompt(srv_prompt *out, const srv_chat_template *t, const srv_message *m, size_t n,
                      const tok_model *tok, const mdl_spec *spec, srv_problem *p);
 
+/* Ids of what comes behind a conversation that is there already, up to and with an answer: what the
+ * row puts behind an answer, as far as the text does not say it yet, then the new messages. `past`
+ * are the last ids of the text (SRV_CHAT_PAST of them are enough). */
+enum { SRV_CHAT_PAST = 64 };
+bool srv_chat_more(srv_prompt *out, const srv_chat_template *t, const int32_t *past, size_t n_past,
+                   const srv_message *m, size_t n, const tok_model *tok, const mdl_spec *spec,
+                   srv_problem *p);
+
 /* Add the template's stop strings. */
 bool srv_chat_stops(eng_params *params, const srv_chat_template *t, const tok_model *tok,
                     srv_problem *p);

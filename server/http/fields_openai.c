@@ -68,6 +68,7 @@ static const srv_field chat_rows[] = {
     {"verbosity", SRV_FIELD_NEUTRAL, 0, 0, false, 0, "null", "null", "verbosity", NO_SUB},
     {"web_search_options", SRV_FIELD_NEUTRAL, 0, 0, false, 0, "null", "null", "web search", NO_SUB},
     SAMPLING,
+    {"session_id", SRV_FIELD_SESSION, 0, 0, false, 0, "string", "null", "messages are new ones only, the session has the others; \"new\": begins one", NO_SUB},
 };
 /* clang-format on */
 

@@ -240,3 +240,87 @@ def test_digests_are_of_the_texts():
                            "chat_template.c"), encoding="utf-8") as f:
         source = f.read()
     assert hashlib.sha256(CHATML.encode()).hexdigest() in source
+
+
+# ---- sessions: only what is new is sent
+
+REST = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+LLAMA3 = ("<|start_header_id|>user<|end_header_id|>\n\nWho?<|eot_id|>"
+          "<|start_header_id|>assistant<|end_header_id|>\n\n")
+AFTER = {  # behind an answer that was cut off by its length; by the end-of-text token
+    "plain": (["\n\nWho?"], ["\n\nWho?"]),
+    "transnormer": ([EOS, "Human:\nWho?\nAssistant:\n"], ["Human:\nWho?\nAssistant:\n"]),
+    "chatml": (["<|im_end|>\n" + REST], ["<|im_end|>\n" + REST]),
+    "llama-2": ([" ", EOS, 1, "[INST] Who? [/INST]"], [1, "[INST] Who? [/INST]"]),
+    "llama-3": (["<|eot_id|>" + LLAMA3], ["<|eot_id|>" + LLAMA3]),
+    "zephyr": ([EOS, "\n<|user|>\nWho?", EOS, "\n<|assistant|>\n"],
+               ["\n<|user|>\nWho?", EOS, "\n<|assistant|>\n"]),
+    "vicuna": ([EOS, "\nUSER: Who?\nASSISTANT:"], ["\nUSER: Who?\nASSISTANT:"]),
+    "alpaca": ([EOS, "\n\n### Instruction:\nWho?\n\n### Response:\n"],
+               ["\n\n### Instruction:\nWho?\n\n### Response:\n"]),
+}
+STOPPED = {  # behind an answer that wrote the stop string out
+    "chatml": ("<|im_end|>", ["\n" + REST]), "llama-3": ("<|eot_id|>", [LLAMA3]),
+    "alpaca": ("### Instruction:", ["\nWho?\n\n### Response:\n"]),
+}
+
+
+def second_turn(s, first, want):
+    """The text so far, the parts that are wanted behind it, and the answer they give."""
+    sid = first["session_id"]
+    past = s.get("/sessions/" + sid).json["tokens"]
+    ids = past + ids_of(s, want)
+    got = ask(s, talk(("user", "Who?")), session_id=sid)
+    cold = s.post("/v1/completions", {**BASE, "prompt": ids, "cache_prompt": False}).json
+    assert s.get("/sessions/" + sid).json["tokens"][:len(ids)] == ids
+    assert got["choices"][0]["message"]["content"] == cold["choices"][0]["text"]
+    assert got["usage"]["prompt_tokens"] == len(ids)
+    assert got["session_tokens"] == len(ids) + 8
+
+
+@pytest.mark.parametrize("name", sorted(AFTER))
+def test_session(start, name):
+    s = start("--chat-template", name)
+    begin = talk(*TALK[:2])
+    whole = ask(s, begin)
+    first = ask(s, begin, session_id="new")
+    assert first["choices"] == whole["choices"] and first["usage"]["prompt_tokens"] == (
+        whole["usage"]["prompt_tokens"])
+    second_turn(s, first, AFTER[name][0])
+    first = ask(s, begin, session_id="new", logit_bias={str(EOS): 100}, ignore_eos=False)
+    assert s.get("/sessions/" + first["session_id"]).json["tokens"][-1] == EOS
+    second_turn(s, first, AFTER[name][1])
+    if name in STOPPED:
+        stop, want = STOPPED[name]
+        form = {"type": "json_schema", "json_schema": {"schema": {"enum": ["a" + stop + "b"]}}}
+        first = ask(s, begin, session_id="new", response_format=form, ignore_eos=False,
+                    max_tokens=40)
+        assert first["choices"][0]["finish_reason"] == "stop"
+        assert first["choices"][0]["message"]["content"].strip() == '"a'
+        second_turn(s, first, want)
+
+
+def test_session_in_a_stream(server):
+    first = ask(server, talk(("user", "a")), session_id="new")
+    r = server.post("/v1/chat/completions", {
+        **BASE, "messages": talk(("user", "b")), "session_id": first["session_id"], "stream": True})
+    *more, last = chunks(r)
+    assert last["session_id"] == first["session_id"]
+    assert last["session_tokens"] > first["session_tokens"]
+    assert all("session_id" not in c for c in more)
+
+
+def test_session_needs_one_answer(server):
+    r = server.post("/v1/chat/completions", {**BASE, "messages": talk(("user", "b")), "n": 2,
+                                             "session_id": "new"})
+    assert (r.status, r.code, r.param) == (400, "conflict", "n")
+
+
+def test_session_takes_turns(start):
+    s = start("--chat-template", "llama-2")
+    sid = ask(s, talk(("user", "a")), session_id="new")["session_id"]
+    for messages in (talk(("system", "b"), ("user", "c")), talk(("assistant", "b")),
+                     talk(("user", "b"), ("user", "c"))):
+        r = s.post("/v1/chat/completions", {**BASE, "messages": messages, "session_id": sid})
+        assert (r.status, r.code) == (400, "template")
+    ask(s, talk(("user", "b")), session_id=sid)

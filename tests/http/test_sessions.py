@@ -140,9 +140,6 @@ def test_conflicts(server):
                           ({"prompt": ["a", "b"]}, "prompt")]:
         r = server.post("/v1/completions", {"prompt": "a", "session_id": sid, **fields})
         assert (r.status, r.code, r.param) == (400, "conflict", param)
-    chat = {"messages": [{"role": "user", "content": "a"}], "session_id": sid}
-    r = server.post("/v1/chat/completions", chat)
-    assert (r.status, r.param) == (400, "session_id")
     r = server.post("/generate_stream", {"inputs": "a", "session_id": sid})
     assert r.status == 422
     # and none of them holds it
