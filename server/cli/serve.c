@@ -165,7 +165,7 @@ static void begin_reload(server *sv) {
     sv->wanted = false;
     l->again = true;
     cli_notify_reloading();
-    l->in_use = mdl_state_bytes(sv->now->model);
+    l->now = sv->now->model;
     l->sessions = sv->now->be.sessions;
     tnl_log(TNL_LOG_INFO, "reload: loading %s, the present model serves on", l->dir);
     if (cli_loader_start(l) == TNL_OK)

@@ -110,8 +110,7 @@ static tnl_status open_sessions(cli_loader *l) {
 
 static tnl_status load_all(cli_loader *l) {
     if (l->again) {
-        uint64_t states = l->in_use * (uint64_t)l->set->http.parallel;
-        TNL_TRY(cli_check_room(l->dir, states, &l->err));
+        TNL_TRY(cli_check_room(l->dir, l->now, l->set->http.parallel, &l->err));
         TNL_TRY(cli_loader_prepare(l));
     }
     TNL_TRY(open_model(l));

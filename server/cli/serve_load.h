@@ -25,7 +25,7 @@ typedef struct cli_loader {
     bool running;
     bool again;             /* this is not the first load */
     eng_sessions *sessions; /* again: those of the present model */
-    uint64_t in_use;        /* again: bytes of one sequence's state now, to judge what is needed */
+    const mdl_model *now;   /* again: the present model, to judge by it what is needed */
     cli_served *served;     /* the result */
     tnl_status status;
     tnl_error err;
@@ -41,8 +41,9 @@ tnl_status cli_loader_start(cli_loader *l);
 void cli_loader_finish(cli_loader *l, cli_served **out);
 void cli_loader_clear(cli_loader *l); /* not while it runs */
 
-/* Do the weights in `dir` fit into memory beside what is there? TNL_E_NOMEM: no. */
-tnl_status cli_check_room(const char *dir, uint64_t extra, tnl_error *err);
+/* Is there memory for the model in `dir` and so many states beside `now`, judged by what that one
+ * takes? TNL_E_NOMEM: no. */
+tnl_status cli_check_room(const char *dir, const mdl_model *now, int64_t states, tnl_error *err);
 
 /* Have the tokenizer in `dir` opened by another process; its words are the error. */
 tnl_status cli_try_tokenizer(const char *dir, tnl_error *err);

@@ -79,14 +79,22 @@ static uint64_t group_available(void) {
     return max > current ? max - current : 0;
 }
 
-tnl_status cli_check_room(const char *dir, uint64_t extra, tnl_error *err) {
-    uint64_t need, machine = machine_available(), group = group_available();
-    uint64_t have = machine < group ? machine : group;
-    TNL_TRY(weight_bytes(&need, dir, err));
-    need += extra;
+/* What a byte of weight file takes in memory, with these settings. */
+static double share_of(const mdl_model *m) {
+    const mdl_weights *w = mdl_model_weights(m);
+    const mdl_tensors *t = mdl_model_tensors(m);
+    uint64_t file = t ? mdl_tensors_file_bytes(t) : 0;
+    return file ? (double)(w->bytes_owned + w->bytes_mapped) / (double)file : 1.0;
+}
+
+tnl_status cli_check_room(const char *dir, const mdl_model *now, int64_t states, tnl_error *err) {
+    uint64_t files, machine = machine_available(), group = group_available();
+    double have = (double)(machine < group ? machine : group);
+    TNL_TRY(weight_bytes(&files, dir, err));
+    double need = (double)files * share_of(now) + (double)mdl_state_bytes(now) * (double)states;
     if (need > have)
         return tnl_fail(err, TNL_E_NOMEM,
-                        "%s: takes about %llu MiB beside the model that serves, %llu MiB are free",
-                        dir, (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
+                        "%s: takes about %.0f MiB beside the model that serves, %.0f MiB are free",
+                        dir, need / 1048576, have / 1048576);
     return TNL_OK;
 }
