@@ -27,7 +27,7 @@ static srv_keys *parse(const char *text) {
 static void one_bare_key(void **unused) {
     (void)unused;
     const char *texts[] = {SECRET, SECRET "\n", "# a\r\n\r\n  " SECRET " \r\n", SECRET "  # mine\n",
-                           "\n\n\t" SECRET};
+                           ("\n\n\t" SECRET)};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         srv_keys *k = parse(texts[i]);
         assert_int_equal(k->n, 1);
