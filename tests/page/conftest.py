@@ -5,6 +5,7 @@ and the browser had nothing to complain about but what the test named."""
 
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -12,10 +13,12 @@ import pytest
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
 sys.path.insert(0, os.path.join(HERE, "..", "http"))
+sys.path.insert(0, os.path.join(HERE, "..", "proxy"))
 sys.path.insert(0, HERE)
 
 from browser import Browser, find  # noqa: E402
 from harness import Server  # noqa: E402
+from proxies import KINDS, Proxy  # noqa: E402
 
 MODEL = os.path.join(ROOT, "configs", "tales")
 SHOTS = os.path.join(ROOT, "build-logs")
@@ -126,3 +129,19 @@ def start():
     yield go
     for s in running:
         s.close()
+
+
+@pytest.fixture
+def behind(tmp_path):
+    """behind(kind, server, server): a proxy of configs/ in front of them."""
+    running = []
+
+    def go(kind, *servers):
+        if not shutil.which(KINDS[kind][1][0]):
+            pytest.skip(kind + " is not installed")
+        running.append(Proxy(kind, tmp_path, ["127.0.0.1:%d" % s.port for s in servers]))
+        return running[-1]
+
+    yield go
+    for p in running:
+        p.close()

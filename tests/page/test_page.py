@@ -727,6 +727,21 @@ def test_below_a_path(visit, start, path):
     assert tab.count(".made") == 2 and tab.count("#problem") == 0
 
 
+def test_behind_a_proxy(visit, server, start, behind):
+    """Two servers: the one that is asked next may not know the session."""
+    tab = visit(behind("nginx", server, start())).open()
+    tab.expected = ["status of 404"]
+    go_on(tab)
+    tab.send(STORY, max_tokens=100000)
+    n = tab.wait("document.querySelectorAll('.t').length")
+    tab.wait("document.querySelectorAll('.t').length > %d" % (n + 5))
+    tab.press("Escape")
+    tab.done()
+    for text in [" But", " then", ""]:
+        tab.ask(text, max_tokens=4)
+    assert tab.count(".made") == 4 and tab.count("#problem") == 0
+
+
 # ---- taking the text along ----
 
 def test_copied_request_gives_the_same(tab, server):
