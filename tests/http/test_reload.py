@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 
 import pytest
 
 import tiny_model
-from harness import SANITIZED, Server, wait_until
+from harness import BIN, HANG, SANITIZED, Server, clean_env, wait_until
 
 ASK = {"prompt": [5, 6, 7], "max_tokens": 24, "seed": 3, "ignore_eos": True}
 STORY = {"prompt": [5, 6, 7, 8], "max_tokens": 600 if SANITIZED else 4000, "seed": 4,
@@ -242,3 +243,41 @@ def test_reload_while_loading(pair, tmp_path):
         wait_until(lambda: done(s) == 1, "the reload is done")
     finally:
         s.close()
+
+
+def test_only_so_many_models(served, pair):
+    """Streams hold on to three earlier models: the next reload waits until one of them is free."""
+    s = served
+    held = []
+    for i in range(3):
+        held.append(s.begin({**STORY, "max_tokens": 1000000}, rcvbuf=4096))
+        held[-1].until(b'"index":3')
+        reload(s, pair.folders[(i + 1) % 2])
+    assert s.metric("tnl_models_loaded") == 4
+    point(s.link, pair.folders[0])
+    hup(s)
+    wait_until(lambda: "reload: waits" in s.logged(), "it is told")
+    assert done(s) == 3 and text_of(s, ASK) == pair.answers[1]
+    held.pop(1).close()
+    wait_until(lambda: done(s) == 4, "it is done after all")
+    assert text_of(s, ASK) == pair.answers[0]
+    for c in held:
+        c.close()
+    settled(s, pair, 0)
+
+
+def test_terminal_that_closes(pair):
+    """Started by hand, a server ends with its terminal; the same signal otherwise means reload."""
+    ours, theirs = os.openpty()
+    p = subprocess.Popen([BIN, "serve", pair.folders[0], "--port", "0", "--threads", "1"],
+                         stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         env=clean_env())
+    os.close(theirs)
+    assert p.stdout.readline()  # it is ready
+    p.send_signal(signal.SIGHUP)
+    for line in p.stderr:
+        if b"reloaded" in line:
+            break
+    os.close(ours)
+    p.send_signal(signal.SIGHUP)
+    assert b"stopped" in p.communicate(timeout=HANG)[1] and p.returncode == 0
