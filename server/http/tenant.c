@@ -116,7 +116,7 @@ void srv_tenant_settle(srv_tenant *t, int64_t now_ms, int64_t reserved, int64_t 
 
 /* ---- addresses ---- */
 
-enum { CHAINS = 1024, OLDEST = 8 /* looked at for one whom forgetting does not favour */ };
+enum { CHAINS = 1024, OLDEST = 8 /* looked at for one with full buckets */ };
 
 typedef struct place {
     srv_addr addr;

@@ -58,9 +58,10 @@ void srv_tenant_settle(srv_tenant *t, int64_t now_ms, int64_t reserved, int64_t 
 
 /* ---- addresses ---- */
 
-/* Tenants by client address, a bounded number. Beyond it, the one seen longest ago gives way whom
- * forgetting favours least: one with full buckets if there is one among the oldest. An IPv6 address
- * counts with its /64, which one household has. */
+/* Tenants by client address, a bounded number. A new one takes the place of one of the oldest, if
+ * possible of one whose buckets are full again: forgetting that gives nothing away. An address with
+ * a request under way keeps its place. An IPv6 address counts with its /64, which one household
+ * has. */
 typedef struct srv_addresses srv_addresses;
 
 enum { SRV_ADDRESSES_MAX = 4096 };

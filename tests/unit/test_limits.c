@@ -226,7 +226,7 @@ static void the_table_is_bounded(void **unused) {
 }
 
 /* Whoever has spent something is kept before those who have not. */
-static void forgetting_favours_nobody(void **unused) {
+static void what_was_spent_is_remembered(void **unused) {
     (void)unused;
     srv_limits limits = {.requests_per_minute = 1};
     srv_addresses *t = srv_addresses_new(&limits, 4);
@@ -283,7 +283,7 @@ int main(void) {
         cmocka_unit_test(nobody_has_no_limits),
         cmocka_unit_test(addresses_are_told_apart),
         cmocka_unit_test(the_table_is_bounded),
-        cmocka_unit_test(forgetting_favours_nobody),
+        cmocka_unit_test(what_was_spent_is_remembered),
         cmocka_unit_test(those_being_answered_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
