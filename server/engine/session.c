@@ -142,7 +142,7 @@ void eng_session_set(eng_sessions *st, eng_session *s, eng_snapshot *snap) {
     if (s->snap) {
         st->in_memory--;
         s->owner->in_memory -= s->bytes;
-        eng_snapshot_unref(s->snap);
+        eng_session_trash(st, s->snap);
     }
     s->snap = snap;
     if (!snap)
@@ -165,15 +165,62 @@ void eng_session_remove(eng_sessions *st, eng_session *s) {
     unlink_used(st, s);
     eng_session_set(st, s, NULL);
     eng_session_size(s, 0, 0);
-    if (s->saved > 0)
-        eng_session_unlink(st, &s->id);
     st->disk_bytes -= s->file_bytes;
     st->count--;
     s->owner->sessions--;
     drop_owner(st, s->owner);
     s->owner = NULL;
     s->gone = true;
-    eng_session_unref(s);
+    s->next = st->doomed;
+    st->doomed = s;
+    pthread_cond_signal(&st->work);
+}
+
+void eng_session_trash(eng_sessions *st, eng_snapshot *snap) {
+    if (!snap)
+        return;
+    if (atomic_load(&snap->refs) > 1) {
+        eng_snapshot_unref(snap); /* somebody else's is the last */
+        return;
+    }
+    st->leaving += eng_snapshot_bytes(snap);
+    snap->next = st->trash;
+    st->trash = snap;
+    pthread_cond_signal(&st->work);
+}
+
+size_t eng_session_memory(const eng_sessions *st) {
+    return atomic_load(&st->memory) - st->leaving;
+}
+
+/* Whoever comes second waits until the first one is through: then its own files are gone, too. */
+void eng_session_clean(eng_sessions *st) {
+    pthread_mutex_lock(&st->files);
+    pthread_mutex_lock(&st->lock);
+    eng_snapshot *trash = st->trash;
+    eng_session *doomed = st->doomed;
+    size_t leaving = 0;
+    st->trash = NULL;
+    st->doomed = NULL;
+    pthread_mutex_unlock(&st->lock);
+    for (eng_session *s = doomed; s; s = s->next)
+        if (s->has_file)
+            eng_session_unlink(st, &s->id);
+    pthread_mutex_unlock(&st->files);
+    while (trash) {
+        eng_snapshot *snap = trash;
+        trash = snap->next;
+        leaving += eng_snapshot_bytes(snap);
+        eng_snapshot_unref(snap);
+    }
+    pthread_mutex_lock(&st->lock);
+    st->leaving -= leaving;
+    while (doomed) {
+        eng_session *s = doomed;
+        doomed = s->next;
+        eng_session_unref(s);
+    }
+    pthread_mutex_unlock(&st->lock);
 }
 
 /* ---- opening and closing ---- */
@@ -218,6 +265,7 @@ static void init_sync(eng_sessions *st) {
     pthread_cond_init(&st->quiet, NULL);
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&st->lock, NULL);
+    pthread_mutex_init(&st->files, NULL);
 }
 
 static tnl_status open_store(eng_sessions **out, mdl_model *m, const tok_model *tokenizer,
@@ -280,13 +328,15 @@ void eng_sessions_close(eng_sessions *st) {
         return;
     eng_session_disk_stop(st);
     while (st->oldest) {
-        st->oldest->saved = 0; /* the files stay */
+        st->oldest->has_file = false; /* the files stay */
         eng_session_remove(st, st->oldest);
     }
+    eng_session_clean(st);
     eng_session_disk_close(st);
     pthread_cond_destroy(&st->work);
     pthread_cond_destroy(&st->quiet);
     pthread_mutex_destroy(&st->lock);
+    pthread_mutex_destroy(&st->files);
     free(st->dir);
     free(st);
 }
@@ -362,6 +412,8 @@ tnl_status eng_session_delete(eng_sessions *st, uint64_t key, const eng_session_
     if (s)
         end_session(st, s);
     pthread_mutex_unlock(&st->lock);
+    if (s)
+        eng_session_clean(st);
     return s ? TNL_OK : TNL_E_NO_INPUT;
 }
 
@@ -376,13 +428,14 @@ void eng_sessions_retain(eng_sessions *st, const uint64_t *keys, size_t n) {
             end_session(st, s);
     }
     pthread_mutex_unlock(&st->lock);
+    eng_session_clean(st);
 }
 
 void eng_sessions_stats(eng_sessions *st, eng_session_stats *out) {
     pthread_mutex_lock(&st->lock);
     *out = (eng_session_stats){.in_memory = st->in_memory,
                                .on_disk = st->count - st->in_memory,
-                               .bytes = atomic_load(&st->memory),
+                               .bytes = eng_session_memory(st),
                                .limit = st->p.memory,
                                .disk_bytes = st->disk_bytes,
                                .saves = st->saves,

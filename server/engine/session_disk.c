@@ -140,10 +140,11 @@ static void end_refused(eng_sessions *st, uint64_t key, const eng_session_id *id
     eng_session *s = eng_session_find(st, key, id);
     st->refused++;
     if (s) {
-        s->saved = 0; /* there is no file of that name any more */
+        s->has_file = false; /* there is no file of that name any more */
         eng_session_remove(st, s);
     }
     pthread_mutex_unlock(&st->lock);
+    eng_session_clean(st);
 }
 
 tnl_status eng_session_load(eng_sessions *st, const eng_session_id *id, uint64_t key,
@@ -203,6 +204,7 @@ static void keep_found(eng_sessions *st, const eng_session_meta *m) {
     s->created = m->created;
     s->used = m->used;
     s->version = s->saved = 1;
+    s->has_file = true;
     s->file_bytes = eng_session_file_bytes(&st->codec, m->n, m->pos);
     st->disk_bytes += s->file_bytes;
     eng_session_size(s, m->n, (size_t)s->file_bytes - ENG_SESSION_HEADER + sizeof(eng_snapshot));
@@ -265,6 +267,7 @@ static tnl_status scan(eng_sessions *st, bool first, tnl_error *err) {
     closedir(d);
     eng_session_expire(st);
     eng_session_trim(st, NULL);
+    eng_session_clean(st);
     return TNL_OK;
 }
 
@@ -325,24 +328,37 @@ static tnl_status write_aside(const eng_sessions *st, const char *tmp, const eng
     return s;
 }
 
-/* Locked: the new file takes the old one's place, unless the session is gone. */
-static tnl_status put_in_place(eng_sessions *st, eng_session *s, const char *tmp,
-                               const eng_snapshot *snap, uint64_t version, tnl_error *err) {
+/* The new file takes the old one's place, unless the session is gone: who deletes it takes `files`
+ * after it is marked, and finds the file then. */
+static tnl_status put_in_place(eng_sessions *st, eng_session *s, const char *tmp, tnl_error *err) {
     char name[NAME_MAX_BYTES];
+    tnl_status done = TNL_OK;
     name_of(name, &s->id, "session");
-    if (s->gone) {
+    pthread_mutex_lock(&st->files);
+    pthread_mutex_lock(&st->lock);
+    bool gone = s->gone;
+    if (!gone)
+        s->has_file = true; /* from here on there may be one */
+    pthread_mutex_unlock(&st->lock);
+    if (gone)
         unlinkat(st->dir_fd, tmp, 0);
-        return TNL_OK;
-    }
-    if (renameat(st->dir_fd, tmp, st->dir_fd, name) != 0)
-        return tnl_fail(err, TNL_E_IO, "rename: %s", strerror(errno));
+    else if (renameat(st->dir_fd, tmp, st->dir_fd, name) != 0)
+        done = tnl_fail(err, TNL_E_IO, "rename: %s", strerror(errno));
+    pthread_mutex_unlock(&st->files);
+    return done;
+}
+
+/* Locked. */
+static void note_success(eng_sessions *st, eng_session *s, uint64_t version,
+                         const eng_snapshot *snap) {
+    st->saves++;
+    st->failing = false;
+    if (s->gone)
+        return;
+    s->saved = version;
     st->disk_bytes -= s->file_bytes;
     s->file_bytes = eng_session_file_bytes(&st->codec, snap->n, snap->pos);
     st->disk_bytes += s->file_bytes;
-    s->saved = version;
-    st->saves++;
-    st->failing = false;
-    return TNL_OK;
 }
 
 /* Locked. */
@@ -367,19 +383,19 @@ static void save(eng_sessions *st, eng_session *s) {
     name_of(tmp, &s->id, "tmp");
     pthread_mutex_unlock(&st->lock);
     tnl_status done = write_aside(st, tmp, &m, snap, &err);
-    pthread_mutex_lock(&st->lock);
     if (done == TNL_OK)
-        done = put_in_place(st, s, tmp, snap, version, &err);
-    if (done != TNL_OK) {
-        unlinkat(st->dir_fd, tmp, 0);
-        note_failure(st, s, &err);
-    }
-    eng_session_trim(st, NULL);
-    pthread_mutex_unlock(&st->lock);
-    eng_snapshot_unref(snap);
+        done = put_in_place(st, s, tmp, &err);
     if (done == TNL_OK)
         fsync(st->dir_fd);
+    else
+        unlinkat(st->dir_fd, tmp, 0);
     pthread_mutex_lock(&st->lock);
+    if (done == TNL_OK)
+        note_success(st, s, version, snap);
+    else
+        note_failure(st, s, &err);
+    eng_session_trash(st, snap);
+    eng_session_trim(st, NULL);
 }
 
 /* What could not be written is tried again. */
@@ -397,12 +413,26 @@ static struct timespec sweep_time(void) {
     return t;
 }
 
+/* Locked on entry and on return. */
+static void clean_up(eng_sessions *st) {
+    st->cleaning = true;
+    pthread_mutex_unlock(&st->lock);
+    eng_session_clean(st);
+    pthread_mutex_lock(&st->lock);
+    st->cleaning = false;
+    pthread_cond_broadcast(&st->quiet);
+}
+
 static void *writer(void *arg) {
     eng_sessions *st = arg;
     struct timespec next = sweep_time();
     pthread_mutex_lock(&st->lock);
     while (!st->stop || st->save_first) {
         eng_session *s = st->save_first;
+        if (st->trash || st->doomed) {
+            clean_up(st);
+            continue;
+        }
         if (!s) {
             if (pthread_cond_timedwait(&st->work, &st->lock, &next) == ETIMEDOUT) {
                 sweep(st);
@@ -418,8 +448,7 @@ static void *writer(void *arg) {
         save(st, s);
         st->writing = false;
         eng_session_unref(s);
-        if (!st->save_first)
-            pthread_cond_broadcast(&st->quiet);
+        pthread_cond_broadcast(&st->quiet);
     }
     pthread_mutex_unlock(&st->lock);
     return NULL;
@@ -450,7 +479,7 @@ void eng_session_disk_stop(eng_sessions *st) {
 
 void eng_sessions_flush(eng_sessions *st) {
     pthread_mutex_lock(&st->lock);
-    while (st->dir && (st->save_first || st->writing))
+    while (st->save_first || st->writing || st->trash || st->doomed || st->cleaning)
         pthread_cond_wait(&st->quiet, &st->lock);
     pthread_mutex_unlock(&st->lock);
 }

@@ -36,6 +36,7 @@ typedef struct eng_session {
     int64_t created, used;
     uint64_t version, saved; /* commits, from 1; the one that the disk has, 0: none */
     uint64_t file_bytes;     /* on the disk */
+    bool has_file;           /* there may be one under its name */
     bool gone;               /* deleted; not in the table any more */
     bool in_line, save_failed;
 } eng_session;
@@ -59,7 +60,9 @@ struct eng_sessions {
     const tok_model *tokenizer; /* the same */
     atomic_size_t memory;       /* of all snapshots that are alive */
 
-    pthread_mutex_t lock;
+    /* What is done to files under their names; taken before `lock`, and never by the engine. */
+    pthread_mutex_t files;
+    pthread_mutex_t lock; /* all below */
     eng_session *bucket[ENG_SESSION_BUCKETS];
     eng_session *oldest, *newest;
     eng_owner *owners;
@@ -68,12 +71,18 @@ struct eng_sessions {
     uint64_t disk_bytes;
     uint64_t saves, save_errors, restores, refused, dropped;
     bool failing; /* the last save failed: the next failure says nothing */
+    /* Scrubbing megabytes and unlinking files take their time, so that is put off until the lock is
+     * no longer held, and on the engine's thread for another thread to do. */
+    eng_snapshot *trash; /* references to give back */
+    size_t leaving;      /* bytes that will be free then */
+    eng_session *doomed; /* out of the table, the file not yet unlinked */
 
     /* the thread that writes, and drops what has been idle too long */
     pthread_t thread;
     bool started, stop, writing;
     pthread_cond_t work, quiet;
     eng_session *save_first, *save_last;
+    bool cleaning;
 };
 
 int64_t eng_session_clock(void); /* wall clock, seconds */
@@ -90,9 +99,15 @@ void eng_session_touch(eng_sessions *st, eng_session *s); /* used just now */
 void eng_session_set(eng_sessions *st, eng_session *s, eng_snapshot *snap);
 /* How much there is of it, where its snapshot is not in memory. */
 void eng_session_size(eng_session *s, int64_t n, size_t bytes);
-/* Out of the table, its file unlinked. */
+/* Out of the table; eng_session_clean does the rest. */
 void eng_session_remove(eng_sessions *st, eng_session *s);
 void eng_session_unref(eng_session *s);
+/* A reference to give back later. NULL allowed. */
+void eng_session_trash(eng_sessions *st, eng_snapshot *snap);
+/* Bytes of snapshots that are not about to go. */
+size_t eng_session_memory(const eng_sessions *st);
+/* Not locked, not on the engine's thread: do what was put off. */
+void eng_session_clean(eng_sessions *st);
 
 /* ---- session_room.c; all locked ---- */
 

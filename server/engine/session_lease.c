@@ -29,7 +29,7 @@ static eng_session *add_empty(eng_sessions *st, uint64_t key, tnl_status *why, t
 /* Commits come faster than the disk takes them, and fill the memory. */
 static bool behind(const eng_sessions *st) {
     size_t most = 2 * st->p.memory + 8 * st->codec.core_bytes;
-    return st->save_first && atomic_load(&st->memory) > most;
+    return st->save_first && eng_session_memory(st) > most;
 }
 
 /* Locked. */
@@ -78,8 +78,8 @@ void eng_lease_release(eng_lease *l) {
     if (!l)
         return;
     eng_sessions *st = l->st;
-    eng_snapshot_unref(l->snap);
     pthread_mutex_lock(&st->lock);
+    eng_session_trash(st, l->snap);
     l->s->lease = NULL;
     if (l->fresh && !l->s->gone)
         eng_session_remove(st, l->s);
@@ -182,7 +182,7 @@ tnl_status eng_lease_commit(eng_lease *l, mdl_model *m, const mdl_state *state,
     l->fresh = false;
     pthread_mutex_lock(&st->lock);
     if (l->s->gone) {
-        eng_snapshot_unref(snap);
+        eng_session_trash(st, snap);
     } else {
         eng_session_set(st, l->s, snap);
         l->s->version++;

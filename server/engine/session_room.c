@@ -84,7 +84,7 @@ bool eng_session_room(eng_sessions *st, uint64_t key) {
 
 static void trim_memory(eng_sessions *st, const eng_session *keep) {
     eng_session *s;
-    while (atomic_load(&st->memory) > st->p.memory &&
+    while (eng_session_memory(st) > st->p.memory &&
            (s = victim(st, largest(st, false), may_leave, keep))) {
         if (s->saved == s->version)
             eng_session_set(st, s, NULL);

@@ -15,12 +15,13 @@
 
 typedef struct eng_snapshot {
     atomic_int refs;
-    atomic_size_t *account; /* what the memory is counted in; outlives the snapshot */
-    int64_t n;              /* tokens */
-    int64_t pos;            /* of the core, a multiple of the block, <= n; 0: there is no core */
-    size_t core_bytes;      /* 0 without one */
-    int32_t *tokens;        /* [n] */
-    void *core;             /* [core_bytes] */
+    atomic_size_t *account;    /* what the memory is counted in; outlives the snapshot */
+    int64_t n;                 /* tokens */
+    int64_t pos;               /* of the core, a multiple of the block, <= n; 0: there is no core */
+    size_t core_bytes;         /* 0 without one */
+    int32_t *tokens;           /* [n] */
+    void *core;                /* [core_bytes] */
+    struct eng_snapshot *next; /* of an owner's own list */
 } eng_snapshot;
 
 /* With one reference, its contents for the caller to fill; NULL: memory is short. */
