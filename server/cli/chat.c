@@ -17,7 +17,7 @@ static const cli_opt rows[] = {
     {.flag = "system", .type = CLI_STRING, AT(system), .arg = "TEXT", .help = "system message"},
     {.flag = "plain", .type = CLI_BOOL, AT(plain),
      .help = "no turns: what you write and what comes back is one text, for base models; the "
-             "default for a folder without a chat template"},
+             "default for a folder, or a server of ours, without a chat template (--no-plain: turns)"},
     {.flag = "chat-template", .type = CLI_STRING, AT(template_name), .arg = "NAME",
      .help = "MODEL_DIR: plain, transnormer, chatml, llama-2, llama-3, zephyr, vicuna or alpaca; "
              "default: as tokenizer_config.json says"},

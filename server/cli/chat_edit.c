@@ -102,7 +102,8 @@ cli_input_kind cli_input_line(cli_input *in, const char *prompt, char **line, si
     int count = 0;
     in->prompt = prompt;
     in->interrupted = false;
-    el_resize(in->el); /* the window may have changed during an answer */
+    el_resize(in->el);               /* the window may have changed during an answer */
+    el_set(in->el, EL_PREP_TERM, 1); /* before the prompt invites to type: Ctrl-D would be lost */
     const char *got = el_gets(in->el, &count);
     if (!got || count <= 0)
         return in->interrupted ? CLI_INPUT_INTERRUPTED : CLI_INPUT_END;

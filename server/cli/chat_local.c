@@ -153,7 +153,8 @@ tnl_status cli_voice_local(cli_voice *out, const cli_chat_settings *o, const cha
     }
     const char *name = srv_chat_name(l->chat);
     *out = (cli_voice){.answer = answer, .close = close_local, .self = l};
-    out->plain = o->plain || (!o->template_name && strcmp(name, "plain") == 0);
+    out->plain =
+        cli_chat_given(o, "plain") ? o->plain : !o->template_name && strcmp(name, "plain") == 0;
     snprintf(out->name, sizeof out->name, "%.80s, %s%s", dir,
              out->plain ? "which continues text" : "template ", out->plain ? "" : name);
     return TNL_OK;

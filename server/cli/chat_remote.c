@@ -168,13 +168,13 @@ static tnl_status answer(void *self, const cli_question *q, cli_answer *a, tnl_e
 
 /* ---- opening ---- */
 
-static tnl_status find_model(remote *r, const char *name, tnl_error *err) {
+static tnl_status find_model(remote *r, bool *plain, const char *name, tnl_error *err) {
     char *text = NULL;
     size_t n = 0;
     if (name)
         return (r->model = strdup(name)) ? TNL_OK : tnl_fail(err, TNL_E_NOMEM, "out of memory");
     TNL_TRY(cli_client_get(r->client, "/v1/models", &text, &n, err));
-    tnl_status s = cli_model_name(&r->model, text, n, err);
+    tnl_status s = cli_model_name(&r->model, plain, text, n, err);
     free(text);
     return s;
 }
@@ -184,17 +184,19 @@ tnl_status cli_voice_remote(cli_voice *out, const cli_chat_settings *o, const ch
     remote *r = calloc(1, sizeof *r);
     if (!r)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    bool plain = false;
     tnl_status s = cli_client_open(&r->client, url, &o->client, err);
     if (s == TNL_OK)
-        s = find_model(r, o->model_name, err);
+        s = find_model(r, &plain, o->model_name, err);
     if (s != TNL_OK) {
         close_remote(r);
         return s;
     }
-    *out = (cli_voice){.answer = answer, .close = close_remote, .self = r, .plain = o->plain};
+    *out = (cli_voice){.answer = answer, .close = close_remote, .self = r};
+    out->plain = cli_chat_given(o, "plain") ? o->plain : plain;
     char model[64];
     cli_copy_line(model, sizeof model, r->model);
     snprintf(out->name, sizeof out->name, "%s at %.50s%s", model, url,
-             o->plain ? ", continuing text" : "");
+             out->plain ? ", which continues text" : "");
     return TNL_OK;
 }

@@ -84,10 +84,11 @@ static tnl_status on_text(void *user, const char *s, size_t n, tnl_error *err) {
 
 static void print_figures(const cli_answer *a) {
     double decode = a->total_ms - a->first_ms;
-    fprintf(stderr, "prompt %" PRId64 " tokens", a->prompt_tokens < 0 ? 0 : a->prompt_tokens);
-    if (a->cached_tokens >= 0)
+    if (a->prompt_tokens >= 0)
+        fprintf(stderr, "prompt %" PRId64 " tokens", a->prompt_tokens);
+    if (a->prompt_tokens >= 0 && a->cached_tokens >= 0)
         fprintf(stderr, " (%" PRId64 " cached)", a->cached_tokens);
-    fprintf(stderr, ", answer %" PRId64 " tokens", a->tokens);
+    fprintf(stderr, "%sanswer %" PRId64 " tokens", a->prompt_tokens >= 0 ? ", " : "", a->tokens);
     if (a->first_ms >= 0)
         fprintf(stderr, ", first after %.0f ms", a->first_ms);
     if (a->tokens > 1 && decode > 0 && a->first_ms >= 0)

@@ -231,7 +231,7 @@ void cli_piece_clear(cli_piece *p) {
     p->text = NULL;
 }
 
-tnl_status cli_model_name(char **out, const char *body, size_t n, tnl_error *err) {
+tnl_status cli_model_name(char **out, bool *plain, const char *body, size_t n, tnl_error *err) {
     *out = NULL;
     cJSON *root = parse(body, n, err);
     if (!root)
@@ -241,6 +241,9 @@ tnl_status cli_model_name(char **out, const char *body, size_t n, tnl_error *err
     tnl_status s =
         id ? TNL_OK
            : tnl_fail(err, TNL_E_DATA, "the server names no model at /v1/models: give --model");
+    const char *chat = id ? string_of(member(list->child, "meta"), "chat_template") : NULL;
+    if (plain)
+        *plain = chat && strcmp(chat, "plain") == 0;
     if (id && !(*out = strdup(id)))
         s = tnl_fail(err, TNL_E_NOMEM, "out of memory");
     cJSON_Delete(root);

@@ -75,7 +75,8 @@ void cli_json_forgive_nul(char *s, size_t n);
 /* A copy fit for a line on a terminal: cut at a character, control bytes replaced. */
 void cli_copy_line(char *out, size_t cap, const char *s);
 
-/* The first model of GET /v1/models, malloc'd. */
-tnl_status cli_model_name(char **out, const char *body, size_t n, tnl_error *err);
+/* The first model of GET /v1/models, malloc'd. *plain (NULL allowed): the server says that it has
+ * no chat template, as ours does of a base model. */
+tnl_status cli_model_name(char **out, bool *plain, const char *body, size_t n, tnl_error *err);
 
 #endif

@@ -172,7 +172,7 @@ static tnl_status find_model(job *j, tnl_error *err) {
     if (j->o->model || !cli_dialects[j->o->dialect].named)
         return TNL_OK;
     TNL_TRY(cli_client_get(j->client, "/v1/models", &text, &n, err));
-    tnl_status s = cli_model_name(&j->model, text, n, err);
+    tnl_status s = cli_model_name(&j->model, NULL, text, n, err);
     free(text);
     j->plan.model = j->model;
     return s;

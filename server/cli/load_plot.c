@@ -4,7 +4,7 @@
 
 #include "server/cli/load.h"
 
-enum { WIDTH = 860, LEFT = 72, RIGHT = 24, PANEL = 250, TOP = 64, SPACE = 92 };
+enum { WIDTH = 860, LEFT = 72, RIGHT = 34, PANEL = 250, TOP = 64, SPACE = 92 };
 
 typedef struct axis {
     double low, high; /* of the data; powers of ten when logarithmic */

@@ -62,8 +62,9 @@ void cli_load_table(FILE *f, const cli_load_plan *p, const cli_load_stats *s) {
     table_tokens(f, s);
     if (s->late)
         fprintf(f,
-                "late          %" PRIu64 " requests found no free connection when due, %.2f s at "
-                "most; counted from when they were due\n",
+                "late          %" PRIu64
+                " requests began over 10 ms after they were due, %.2f s at most (no "
+                "free\n              connection, or this machine was busy); the wait counts\n",
                 s->late, s->latest);
     fputc('\n', f);
     table_times(f, s);

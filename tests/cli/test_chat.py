@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "http"))
 
 import harness  # noqa: E402
 
-SILENT_SECONDS = 60  # a guard against hanging, not a measurement
+SILENT_SECONDS = 5  # a guard against hanging, not a measurement
 needs_client = pytest.mark.skipif(not has_client(), reason="built without libcurl")
 CHATML = ("--chat-template", "chatml")
 SHORT = ("-n", "12", "--seed", "7")
@@ -205,6 +205,22 @@ def test_server_and_folder_agree(tnl, model, url):
     assert plain.out == chat(tnl, model, "Once upon a time", *SHORT).out
 
 
+@needs_server
+@needs_tokenizer
+@needs_client
+def test_base_models_continue_text(tnl, model):
+    """A server of ours says that its model has no template; --no-plain insists on turns."""
+    s = harness.Server(str(model))
+    try:
+        url = "http://127.0.0.1:%d" % s.port
+        want = chat(tnl, model, "Once upon a time", *SHORT).out
+        assert chat(tnl, url, "Once upon a time", *SHORT).out == want
+        turns = chat(tnl, url, "Once upon\n a time", *SHORT, "--no-plain").out
+        assert turns == chat(tnl, model, "Once upon\n a time", *SHORT, "--no-plain").out
+    finally:
+        s.close()
+
+
 @needs_client
 def test_what_a_server_is_asked(tnl):
     with Fake(lambda f, path, h, b: stream(path, ["Hi", " there", "\u00e9"])) as fake:
@@ -260,13 +276,13 @@ def test_a_refusal_loses_nothing(tnl, tmp_path):
         return stream(path, ["fine"])
 
     with Fake(answer) as fake, Terminal(fake.url) as t:
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("remember me\r")
         t.wait("try later")
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("/retry\r")
         t.wait("fine")
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("\x04")
         assert t.code() == 0
         assert fake.bodies[0] == fake.bodies[1]
@@ -276,7 +292,8 @@ def test_a_refusal_loses_nothing(tnl, tmp_path):
 # ---- a terminal ----
 
 class Terminal:
-    """tnl chat on a pseudo-terminal."""
+    """tnl chat on a pseudo-terminal. A prompt is waited for with the line feed in front: a line
+    being edited is drawn again, prompt and all, and a key that comes too early is not an edit."""
 
     def __init__(self, *args, **env):
         self.got = ""
@@ -328,25 +345,25 @@ KINDS = [{"TERM": "xterm"}, {"TERM": "dumb"}]  # edited lines, plain lines
 def test_ctrl_c(model, env):
     with Terminal(model, "-n", 1000000, "--ignore-eos", **env) as t:
         t.wait("/help lists commands")
-        t.wait("+ ")
+        t.wait("\n+ ")
         t.type("Once upon a time\r")
         t.wait("\n")
         while len(t.got) < 40:
             assert t.read()
         t.type("\x03")
         t.wait("(stopped)")
-        t.wait("+ ")
+        t.wait("\n+ ")
         t.type("/stats\r")  # the program goes on
         t.wait("ended by cancelled")
-        t.wait("+ ")
+        t.wait("\n+ ")
         t.type("half a line\x03")
         t.wait("(Ctrl-C again or Ctrl-D leaves)")
-        t.wait("+ ")
+        t.wait("\n+ ")
         t.type("/set seed 5\r")  # a line in between: not the second one
-        t.wait("+ ")
+        t.wait("\n+ ")
         t.type("\x03")
         t.wait("(Ctrl-C again or Ctrl-D leaves)")
-        t.wait("+ ")
+        t.wait("\n+ ")
         t.type("\x03")
         assert t.code() == 0
 
@@ -356,12 +373,12 @@ def test_ctrl_c(model, env):
 def test_ctrl_d_and_utf8(model, tmp_path, env):
     path = tmp_path / "talk"
     with Terminal(model, *CHATML, *SHORT, **env) as t:
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("h\u00e9 \u4e2d\U0001f422\r")
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("/save %s\r" % path)
         t.wait("(2 messages saved)")
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("\x04")
         assert t.code() == 0
     assert saved(path)[0]["content"] == "h\u00e9 \u4e2d\U0001f422"
@@ -371,17 +388,17 @@ def test_ctrl_d_and_utf8(model, tmp_path, env):
 def test_several_lines_on_a_terminal(model, tmp_path):
     path = tmp_path / "talk"
     with Terminal(model, *CHATML, *SHORT) as t:
-        t.wait("> ")
+        t.wait("\n> ")
         t.type('"""one\r')
-        t.wait("... ")
+        t.wait("\n... ")
         t.type('two"""\r')
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("/save %s\r" % path)
         t.wait("saved")
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("/undo\r")
         t.wait("(undone; 0 messages)")
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("/quit\r")
         assert t.code() == 0
     assert saved(path)[0]["content"] == "one\ntwo"
@@ -398,7 +415,7 @@ def test_ctrl_c_leaves_a_silent_server():
         return forever()
 
     with Fake(answer) as fake, Terminal(fake.url) as t:
-        t.wait("> ")
+        t.wait("\n> ")
         t.type("one\r")
         harness.wait_until(lambda: fake.bodies, "the question arrives")
         t.type("\x03")

@@ -252,10 +252,16 @@ static void test_model_name(void **state) {
     tnl_error err = {0};
     const char *good = "{\"data\":[{\"id\":\"a\"},{\"id\":\"b\"}]}", *empty = "{\"data\":[]}";
     (void)state;
-    assert_int_equal(cli_model_name(&name, good, strlen(good), &err), TNL_OK);
+    const char *base = "{\"data\":[{\"id\":\"c\",\"meta\":{\"chat_template\":\"plain\"}}]}";
+    bool plain = true;
+    assert_int_equal(cli_model_name(&name, &plain, good, strlen(good), &err), TNL_OK);
     assert_string_equal(name, "a");
+    assert_false(plain);
     free(name);
-    assert_int_equal(cli_model_name(&name, empty, strlen(empty), &err), TNL_E_DATA);
+    assert_int_equal(cli_model_name(&name, &plain, base, strlen(base), &err), TNL_OK);
+    assert_true(plain);
+    free(name);
+    assert_int_equal(cli_model_name(&name, NULL, empty, strlen(empty), &err), TNL_E_DATA);
     assert_null(name);
 }
 
