@@ -364,6 +364,7 @@ static int checked_serve(cli_serve_settings *s, const cli_args *a) {
     char alias[256];
     if (s->fields)
         return print_fields();
+    tnl_log_setup((tnl_log_level)s->log_level, s->log_format == 1);
     if (a->n != 1) {
         tnl_fail(&err, TNL_E_USAGE, "no model folder given");
         return cli_report(&cli_serve_spec, TNL_E_USAGE, &err);
@@ -374,7 +375,6 @@ static int checked_serve(cli_serve_settings *s, const cli_args *a) {
     if (!s->http.alias)
         s->http.alias = alias;
     s->http.weights = cli_weight_names[s->model.weights];
-    tnl_log_setup((tnl_log_level)s->log_level, s->log_format == 1);
     s->http.tcp = !s->http.unix_path ||
                   cli_source_of(a, &cli_serve_spec, "host") != CLI_FROM_DEFAULT ||
                   cli_source_of(a, &cli_serve_spec, "port") != CLI_FROM_DEFAULT;

@@ -217,6 +217,19 @@ static bool usable_id(const char *id) {
     return n > 0;
 }
 
+/* W3C Trace Context, version 00: "00-32 digits-16 digits-2 digits". */
+static void note_trace(srv_req *req) {
+    static const char form[] = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+    const char *v = MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, "traceparent");
+    if (!v || strlen(v) != sizeof form - 1)
+        return;
+    for (size_t i = 0; form[i]; i++)
+        if (form[i] == 'x' ? !strchr("0123456789abcdef", v[i]) : v[i] != form[i])
+            return;
+    if (strspn(v + 3, "0") < 32) /* all zeros: none */
+        memcpy(req->trace, v + 3, 32);
+}
+
 /* Taken over from the client or proxy if it is short and printable, else made. */
 static void name_request(srv_req *req) {
     const char *given = MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, "X-Request-Id");
@@ -305,6 +318,7 @@ static enum MHD_Result first_call(srv_req *req, const char *url, const char *met
     srv_problem p = {0};
     req->started = true;
     name_request(req);
+    note_trace(req);
     srv_caller_address(req);
     tnl_log_escape(req->method, sizeof req->method, method, strlen(method));
     if (!srv_frame_check(req, url, method, version, &p))

@@ -30,6 +30,7 @@ static void write_text(const srv_req *req, int status, int64_t ms) {
 static void write_json(const srv_req *req, int status, int64_t ms) {
     const tnl_log_field fields[] = {
         TEXT("request_id", req->id),
+        TEXT("trace_id", req->trace),
         TEXT("client", req->client),
         TEXT("key", srv_req_key(req) ? req->tenant->name : ""),
         TEXT("method", req->method),
@@ -46,7 +47,7 @@ static void write_json(const srv_req *req, int status, int64_t ms) {
         MS("prefill_ms", req->prefill_ms),
         MS("decode_ms", req->decode_ms),
     };
-    enum { ALWAYS = 9 };
+    enum { ALWAYS = 10 };
     size_t all = sizeof fields / sizeof fields[0];
     tnl_log_fields(TNL_LOG_INFO, "request", fields, req->finished ? all : (size_t)ALWAYS);
 }

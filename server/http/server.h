@@ -173,6 +173,7 @@ struct srv_req {
     const srv_dialect *dialect;
     char tail[257]; /* what follows the route's path, where that is a prefix */
     char id[SRV_ID_MAX + 1];
+    char trace[33]; /* of a traceparent header, for the log */
     char method[16];
     char path[257]; /* escaped, for the log */
     srv_addr client_addr;

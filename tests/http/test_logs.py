@@ -12,7 +12,7 @@ import pytest
 from harness import BIN, CANARY, HANG, SANITIZED, Server, clean_env, wait_until
 
 ALWAYS = {"time": str, "level": str, "msg": str}
-REQUEST = {**ALWAYS, "request_id": str, "client": str, "key": str, "method": str, "path": str,
+REQUEST = {**ALWAYS, "request_id": str, "trace_id": str, "client": str, "key": str, "method": str, "path": str,
            "route": str, "status": int, "bytes": int, "ms": int}
 GENERATION = {**REQUEST, "prompt_tokens": int, "completion_tokens": int, "cached_tokens": int,
               "finish": str, "queue_ms": float, "prefill_ms": float, "decode_ms": float}
@@ -72,6 +72,19 @@ def test_a_refusal(logging):
     assert x["status"] == 400 and "finish" not in x
 
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize("value, logged", [
+    ("00-%s-00f067aa0ba902b7-01" % TRACE, TRACE), ("01-%s-00f067aa0ba902b7-01" % TRACE, ""),
+    ("00-%s-00f067aa0ba902b7-01" % TRACE.upper(), ""), ("00-%s-00f067aa0ba902b7" % TRACE, ""),
+    ("00-%s-00f067aa0ba902b7-01" % ("0" * 32), ""), ("00-%s-00f067aa0ba902b7-01x" % TRACE, "")])
+def test_trace(logging, value, logged):
+    name = "trace %s" % value
+    logging.get("/health", traceparent=value, **{"X-Request-Id": name})
+    assert request_of(logging, name)["trace_id"] == logged
+
+
 HOSTILE = [b"/\"quote\"", b"/back\\slash", b"/\"}\n{\"level\":\"error\"", b"/\xff\xfe\x80", b"/%0d%0a",
            b"/\xf0\x9f\x98\x80", b"/" + b"\"" * 4000, b"/" + b"\\" * 250, b"/\x01\x02\x7f",
            b"/\xe2\x80\xa8\xe2\x80\xa9", b"/</script>", b"/\\u0000", b"/%00", b"/'", b"*", b"\"",
@@ -111,6 +124,12 @@ def test_whole_life(start):
     assert s.process.wait(60) == 0
     assert objects(s)[-1]["msg"] == "stopped"
     assert s.process.stdout.read() == b""
+
+
+def test_no_folder():
+    r = subprocess.run([BIN, "serve", "--log-format", "json"], env=clean_env(), timeout=HANG,
+                       capture_output=True)
+    assert r.returncode == 2 and "no model folder" in strict(r.stderr.decode())["msg"]
 
 
 def test_a_start_that_fails(tmp_path):
