@@ -1,7 +1,11 @@
-/* What all backends share: the layout of the canonical state, decay tables, closing. */
+/* What all backends share: the layout of the canonical state, decay tables, opening by name. */
 #include <assert.h>
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "kernels/base/log.h"
 #include "kernels/kernels.h"
 
 size_t kn_linattn_state_floats(const kn_linattn_dims *d, int block) {
@@ -17,6 +21,37 @@ void kn_decay_fill(float *pow, float *fold, const double *s, int H, int block) {
             pow[(size_t)h * ((size_t)block + 1) + (size_t)n] = (float)exp(-s[h] * n);
         fold[h] = (float)expm1(-s[h] * block);
     }
+}
+
+/* The number behind "cuda:"; -1: not one. */
+static int device_index(const char *device) {
+    if (strcmp(device, "cuda") == 0)
+        return 0;
+    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9')
+        return -1;
+    char *end;
+    errno = 0;
+    long n = strtol(device + 5, &end, 10);
+    return *end || errno || n > 1023 ? -1 : (int)n;
+}
+
+tnl_status kn_open(kn_backend **out, const char *device, int threads, const char *isa,
+                   tnl_error *err) {
+    *out = NULL;
+    if (!device || strcmp(device, "cpu") == 0)
+        return kn_cpu_open(out, threads, isa, err);
+    if (strcmp(device, "auto") == 0) {
+        tnl_error why;
+        if (kn_cuda_open(out, 0, threads, &why) == TNL_OK)
+            return TNL_OK;
+        tnl_log(TNL_LOG_DEBUG, "computing on the CPU: %s", why.msg);
+        return kn_cpu_open(out, threads, isa, err);
+    }
+    int index = device_index(device);
+    if (index < 0)
+        return tnl_fail(err, TNL_E_USAGE,
+                        "device: found \"%s\", expected auto, cpu, cuda or cuda:N", device);
+    return kn_cuda_open(out, index, threads, err);
 }
 
 void kn_backend_close(kn_backend *be) {

@@ -109,6 +109,9 @@ typedef struct kn_linattn_dims {
 typedef struct kn_decay {
     const float *pow;  /* [H][B+1]  exp(-s n), n = 0..B */
     const float *fold; /* [H]       expm1(-s B): the complement, see kn_linattn in ops */
+    /* [H] s itself, for a device that makes tables of its own. pow says which layer it is: it lives
+     * as long as the backend */
+    const double *slopes;
 } kn_decay;
 
 /* One sequence's share of a step in one layer.
@@ -165,12 +168,14 @@ typedef struct kn_ops {
 } kn_ops;
 
 struct kn_backend {
-    const char *name; /* "cpu" */
-    const char *isa;  /* a rung of cpu/dsp.h: "ref", "avx2", ... "avx512vnni" */
+    const char *name; /* "cpu", "cuda" */
+    const char *isa;  /* a rung of cpu/dsp.h: "ref", "avx2", ... "avx512vnni"; or "sm_90" */
     int block;        /* B */
     int threads;
     const kn_ops *ops;
-    /* Device memory, 64-byte aligned; zeroed. NULL when there is none left. */
+    /* Memory for states and for all that operations read and write, 64-byte aligned; zeroed. NULL
+     * when there is none left. The caller may touch it as well, though after finite_rows or check
+     * only: a device computes while the caller goes on. */
     void *(*alloc)(kn_backend *be, size_t bytes);
     void (*free)(kn_backend *be, void *p);
     /* Call fn(ctx, begin, end, worker), worker in 0..threads-1 and no two at once with the same, on
@@ -178,12 +183,28 @@ struct kn_backend {
      * operations. NULL: this backend has no threads to lend. */
     void (*each)(kn_backend *be, int64_t n,
                  void (*fn)(void *ctx, int64_t begin, int64_t end, int worker), void *ctx);
+    /* Weights that operations may read, for `bytes` at p: a device's copy, which lives as long as
+     * the backend, one for each p. NULL when there is no memory left. A function that is NULL:
+     * weights are read where they are. */
+    const void *(*adopt)(kn_backend *be, const void *p, size_t bytes);
+    /* Waits until all operations are done; what the device had to say to them. Once it has failed
+     * it stays failed. A function that is NULL: operations are done when they return. */
+    tnl_status (*check)(kn_backend *be, tnl_error *err);
     void (*close)(kn_backend *be);
 };
 
 /* Open the CPU backend. threads 0: one per available processor. isa NULL: the value of TNL_CPU,
  * else the best this processor has; a name it does not have is an error. */
 tnl_status kn_cpu_open(kn_backend **out, int threads, const char *isa, tnl_error *err);
+
+/* Open CUDA device `index`; threads as above, for `each`. TNL_E_UNAVAILABLE, saying why, where
+ * there is no such device, no driver, or where this program was built without CUDA. */
+tnl_status kn_cuda_open(kn_backend **out, int index, int threads, tnl_error *err);
+
+/* Open a backend by name: "cpu" (or NULL), "cuda" (the first device), "cuda:N", or "auto": the
+ * first CUDA device, else the CPU. isa is the CPU's. */
+tnl_status kn_open(kn_backend **out, const char *device, int threads, const char *isa,
+                   tnl_error *err);
 
 /* NULL allowed. */
 void kn_backend_close(kn_backend *be);

@@ -160,6 +160,16 @@ static void forward_each(kn_backend *be, int64_t n, tnl_pool_fn fn, void *ctx) {
     inner->each(inner, n, fn, ctx);
 }
 
+static const void *forward_adopt(kn_backend *be, const void *p, size_t bytes) {
+    kn_backend *inner = profile_of(be)->inner;
+    return inner->adopt(inner, p, bytes);
+}
+
+static tnl_status forward_check(kn_backend *be, tnl_error *err) {
+    kn_backend *inner = profile_of(be)->inner;
+    return inner->check(inner, err);
+}
+
 static void keep_open(kn_backend *be) {
     (void)be;
 }
@@ -174,6 +184,8 @@ tnl_status kn_profile_open(kn_profile **out, kn_backend *inner, tnl_error *err) 
     p->base.alloc = forward_alloc;
     p->base.free = forward_free;
     p->base.each = inner->each ? forward_each : NULL;
+    p->base.adopt = inner->adopt ? forward_adopt : NULL;
+    p->base.check = inner->check ? forward_check : NULL;
     p->base.close = keep_open;
     return TNL_OK;
 }

@@ -241,6 +241,20 @@ static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
                 flag_token(&segs[i], segs[i].n_tokens - t);
 }
 
+/* The positions move on only when the device has computed: a failed step leaves its states unfit
+ * for anything but reset or free. */
+static tnl_status finish_step(const mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err) {
+    kn_backend *be = ctx->m->be;
+    tnl_status s = be->check ? be->check(be, err) : TNL_OK;
+    for (int64_t i = 0; i < n_segs; i++) {
+        if (segs[i].n_tokens == 0)
+            continue;
+        segs[i].state->pos += s == TNL_OK ? segs[i].n_tokens : 0;
+        segs[i].state->in_step = false;
+    }
+    return s;
+}
+
 tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err) {
     const mdl_model *m = ctx->m;
     TNL_TRY(check_step(ctx, segs, n_segs, err));
@@ -256,11 +270,5 @@ tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *e
         flag_nonfinite(ctx, segs, n_segs);
         compute_logits(ctx, segs, n_segs);
     }
-    for (int64_t i = 0; i < n_segs; i++) {
-        if (segs[i].n_tokens == 0)
-            continue;
-        segs[i].state->pos += segs[i].n_tokens;
-        segs[i].state->in_step = false;
-    }
-    return TNL_OK;
+    return finish_step(ctx, segs, n_segs, err);
 }

@@ -40,8 +40,9 @@ tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t
 void mdl_ctx_close(mdl_ctx *ctx); /* NULL allowed */
 size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits);
 
-/* Run one step. Fails (nothing touched) only for a caller's mistake: too many tokens or rows, a
- * token id out of range, one state in two segments. */
+/* Run one step. Fails for a caller's mistake (nothing touched): too many tokens or rows, a token id
+ * out of range, one state in two segments. And where the backend computes on a device, for what the
+ * device says: the states of the step are then fit for reset and free only. */
 tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err);
 
 #endif

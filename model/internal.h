@@ -14,6 +14,7 @@ struct mdl_model {
     size_t state_floats;  /* of all layers */
     kn_decay *decay;      /* [n_layers], into decay_mem */
     float *decay_mem;
+    double *slopes; /* of all layers, one after another */
 };
 
 struct mdl_state {

@@ -27,7 +27,7 @@ static void hash_text(uint64_t *h, const char *s) {
 }
 
 static void hash_layer(uint64_t *h, const mdl_layer_spec *l) {
-    const int64_t fields[] = {l->dims.H, l->dims.Dk, l->dims.Dv,   l->head_dim,  l->lrpe,
+    const int64_t fields[] = {l->dims.H, l->dims.Dk, l->dims.Dv,  l->head_dim,  l->lrpe,
                               l->act,    l->gate,    l->act_on_v, l->gate_rank, l->glu};
     hash_bytes(h, fields, sizeof fields);
 }
@@ -48,8 +48,8 @@ static void set_fingerprint(mdl_model *m) {
     hash_text(&h, s->arch);
     hash_text(&h, m->be->name);
     hash_text(&h, m->be->isa);
-    const int64_t fields[] = {s->vocab, s->width, s->hidden, s->n_layers, s->norm, s->bias,
-                              s->tied,  m->be->block, m->weights.dtype};
+    const int64_t fields[] = {s->vocab, s->width, s->hidden,    s->n_layers,     s->norm,
+                              s->bias,  s->tied,  m->be->block, m->weights.dtype};
     hash_bytes(&h, fields, sizeof fields);
     hash_bytes(&h, &s->embed_scale, sizeof s->embed_scale);
     hash_bytes(&h, &s->norm_eps, sizeof s->norm_eps);
@@ -86,26 +86,27 @@ static tnl_status fill_decays(mdl_model *m, tnl_error *err) {
         heads += (size_t)m->spec.layers[l].dims.H;
     m->decay = calloc((size_t)m->spec.n_layers, sizeof *m->decay);
     m->decay_mem = calloc(heads * per_head, sizeof *m->decay_mem);
-    double *slopes = calloc(heads, sizeof *slopes);
-    if (!m->decay || !m->decay_mem || !slopes) {
-        free(slopes);
+    m->slopes = calloc(heads, sizeof *m->slopes);
+    if (!m->decay || !m->decay_mem || !m->slopes)
         return tnl_fail(err, TNL_E_NOMEM, "no memory for decay tables");
-    }
     float *p = m->decay_mem;
+    double *slopes = m->slopes;
     for (int l = 0; l < m->spec.n_layers; l++) {
         int H = m->spec.layers[l].dims.H;
         float *pow = p, *fold = p + (size_t)H * ((size_t)m->be->block + 1);
         mdl_layer_slopes(slopes, H, l, m->spec.n_layers);
         kn_decay_fill(pow, fold, slopes, H, m->be->block);
-        m->decay[l] = (kn_decay){.pow = pow, .fold = fold};
+        m->decay[l] = (kn_decay){.pow = pow, .fold = fold, .slopes = slopes};
         p = fold + H;
+        slopes += H;
     }
-    free(slopes);
     return TNL_OK;
 }
 
-static tnl_status finish_open(mdl_model *m, int threads, const char *isa, tnl_error *err) {
-    TNL_TRY(kn_cpu_open(&m->be, threads, isa, err));
+static tnl_status finish_open(mdl_model *m, const char *device, int threads, const char *isa,
+                              tnl_error *err) {
+    TNL_TRY(kn_open(&m->be, device, threads, isa, err));
+    TNL_TRY(mdl_weights_adopt(&m->weights, &m->spec, m->be, err));
     TNL_TRY(fill_layer_offsets(m, err));
     TNL_TRY(fill_decays(m, err));
     set_fingerprint(m);
@@ -119,7 +120,7 @@ static tnl_status load_folder(mdl_model *m, const mdl_open_params *p, tnl_error 
     TNL_TRY(mdl_tensors_open(&m->tensors, p->dir, p->load, err));
     TNL_TRY(mdl_weights_bind(&m->weights, &m->spec, m->tensors, p->weights, p->progress,
                              p->progress_ctx, err));
-    return finish_open(m, p->threads, p->isa, err);
+    return finish_open(m, p->device, p->threads, p->isa, err);
 }
 
 static tnl_status give(mdl_model **out, mdl_model *m, tnl_status s) {
@@ -138,20 +139,22 @@ tnl_status mdl_open(mdl_model **out, const mdl_open_params *p, tnl_error *err) {
     return give(out, m, load_folder(m, p, err));
 }
 
-static tnl_status make_random(mdl_model *m, const char *shape_file, kn_dtype dtype, int threads,
-                              const char *isa, uint64_t seed, tnl_error *err) {
+static tnl_status make_random(mdl_model *m, const char *shape_file, kn_dtype dtype,
+                              const char *device, int threads, const char *isa, uint64_t seed,
+                              tnl_error *err) {
     TNL_TRY(mdl_config_load_file(&m->spec, shape_file, err));
     TNL_TRY(mdl_weights_random(&m->weights, &m->spec, dtype, seed, err));
-    return finish_open(m, threads, isa, err);
+    return finish_open(m, device, threads, isa, err);
 }
 
-tnl_status mdl_open_random(mdl_model **out, const char *shape_file, kn_dtype dtype, int threads,
-                           const char *isa, uint64_t seed, tnl_error *err) {
+tnl_status mdl_open_random(mdl_model **out, const char *shape_file, kn_dtype dtype,
+                           const char *device, int threads, const char *isa, uint64_t seed,
+                           tnl_error *err) {
     *out = NULL;
     mdl_model *m = calloc(1, sizeof *m);
     if (!m)
         return tnl_fail(err, TNL_E_NOMEM, "no memory for a model");
-    return give(out, m, make_random(m, shape_file, dtype, threads, isa, seed, err));
+    return give(out, m, make_random(m, shape_file, dtype, device, threads, isa, seed, err));
 }
 
 void mdl_close(mdl_model *m) {
@@ -164,6 +167,7 @@ void mdl_close(mdl_model *m) {
     free(m->layer_offset);
     free(m->decay);
     free(m->decay_mem);
+    free(m->slopes);
     free(m);
 }
 

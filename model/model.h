@@ -17,6 +17,7 @@ typedef struct mdl_open_params {
     const char *dir; /* a Hugging Face model folder */
     mdl_weight_mode weights;
     mdl_load_mode load;
+    const char *device;       /* as kn_open takes it; NULL: the CPU */
     int threads;              /* 0: one per processor */
     const char *isa;          /* NULL: TNL_CPU or the best */
     mdl_progress_fn progress; /* NULL allowed */
@@ -27,8 +28,9 @@ typedef struct mdl_open_params {
 tnl_status mdl_open(mdl_model **out, const mdl_open_params *p, tnl_error *err);
 
 /* A model of a published shape with random weights (file: a config.json). */
-tnl_status mdl_open_random(mdl_model **out, const char *shape_file, kn_dtype dtype, int threads,
-                           const char *isa, uint64_t seed, tnl_error *err);
+tnl_status mdl_open_random(mdl_model **out, const char *shape_file, kn_dtype dtype,
+                           const char *device, int threads, const char *isa, uint64_t seed,
+                           tnl_error *err);
 
 void mdl_close(mdl_model *m); /* NULL allowed */
 

@@ -70,6 +70,10 @@ tnl_status mdl_weights_bind(mdl_weights *out, const mdl_spec *spec, const mdl_te
 tnl_status mdl_weights_random(mdl_weights *out, const mdl_spec *spec, kn_dtype dtype,
                               uint64_t seed, tnl_error *err);
 
+/* Hand all weights to a backend that wants copies of its own, and use those from now on. What was
+ * bound stays the weights' own. */
+tnl_status mdl_weights_adopt(mdl_weights *w, const mdl_spec *spec, kn_backend *be, tnl_error *err);
+
 void mdl_weights_clear(mdl_weights *w, const mdl_spec *spec);
 
 #endif

@@ -291,14 +291,16 @@ static tnl_status open_model(run *r, const cli_args *a, tnl_error *err) {
         return cli_open_model(&r->model, &opts, a->v[0], err);
     if (isatty(STDERR_FILENO) == 1)
         fputs("making random weights\r", stderr);
-    return mdl_open_random(&r->model, o->random, random_dtype(o->model.weights), (int)opts.threads,
-                           NULL, o->seed, err);
+    return mdl_open_random(&r->model, o->random, random_dtype(o->model.weights), opts.device,
+                           (int)opts.threads, NULL, o->seed, err);
 }
 
 /* A backend for each further number of threads; all compute with the same weights. */
 static tnl_status open_backends(run *r, tnl_error *err) {
     r->b.model = r->model;
     r->b.backends[0] = mdl_model_backend(r->model);
+    if (r->b.n_threads > 1 && strcmp(r->b.backends[0]->name, "cpu") != 0)
+        return tnl_fail(err, TNL_E_USAGE, "--threads: one value where --device is not cpu");
     for (int i = 1; i < r->b.n_threads; i++)
         TNL_TRY(kn_cpu_open(&r->b.backends[i], r->b.peaks[i].threads, NULL, err));
     return TNL_OK;

@@ -32,7 +32,8 @@ int cli_report(const cli_spec *spec, tnl_status status, const tnl_error *err);
 /* ---- opening a model ---- */
 
 typedef struct cli_model_opts {
-    int64_t threads; /* 0: one per processor */
+    const char *device; /* auto, cpu, cuda, cuda:N */
+    int64_t threads;    /* 0: one per processor */
     int weights;     /* mdl_weight_mode */
     int load;        /* mdl_load_mode */
 } cli_model_opts;
@@ -43,6 +44,9 @@ extern const char *const cli_load_names[];   /* NULL at the end, by mdl_load_mod
 /* Option rows for a settings struct T with a cli_model_opts member `m`. */
 /* clang-format off */
 #define CLI_MODEL_ROWS(T, m)                                                                       \
+    {.flag = "device", .type = CLI_STRING, .offset = offsetof(T, m.device), .dflt = "cpu",         \
+     .arg = "NAME", .env = "TNL_DEVICE",                                                           \
+     .help = "what computes: cpu; cuda or cuda:N, an NVIDIA GPU; auto: a GPU if there is one"},    \
     {.flag = "threads", .letter = 't', .type = CLI_INT, .offset = offsetof(T, m.threads),          \
      .min = 0, .max = 1024, .dflt = "0", .arg = "N", .env = "TNL_THREADS",                         \
      .help = "threads that compute; 0: one per processor"},                                        \

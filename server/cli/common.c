@@ -52,6 +52,7 @@ tnl_status cli_open_model(mdl_model **out, const cli_model_opts *o, const char *
     mdl_open_params p = {.dir = dir,
                          .weights = (mdl_weight_mode)o->weights,
                          .load = (mdl_load_mode)o->load,
+                         .device = o->device,
                          .threads = (int)o->threads,
                          .progress = show_loading,
                          .progress_ctx = &bar};

@@ -65,6 +65,7 @@ static tnl_status open_model(cli_loader *l) {
     mdl_open_params p = {.dir = l->dir,
                          .weights = (mdl_weight_mode)o->weights,
                          .load = (mdl_load_mode)o->load,
+                         .device = o->device,
                          .threads = (int)o->threads,
                          .progress = l->again ? NULL : srv_progress,
                          .progress_ctx = l->srv};

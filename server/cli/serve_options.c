@@ -43,6 +43,8 @@ static const cli_opt rows[] = {
     {NAMED("chat-template", "CHAT_TEMPLATE"), TEXT(http.chat_template, "NAME"),
      .help = "plain, transnormer, chatml, llama-2, llama-3, zephyr, vicuna or alpaca; default: as "
              "tokenizer_config.json says, plain where it says nothing"},
+    {NAMED("device", "DEVICE"), TEXT(model.device, "NAME"), .dflt = "cpu",
+     .help = "what computes: cpu; cuda or cuda:N, an NVIDIA GPU; auto: a GPU if there is one"},
     {NAMED("threads", "THREADS"), .letter = 't', INTEGER(model.threads, 0, 1024, "0"),
      .help = "threads that compute; 0: one per processor"},
     {NAMED("weights", "WEIGHTS"), CHOICE(model.weights, cli_weight_names, "auto"),

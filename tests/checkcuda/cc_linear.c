@@ -16,6 +16,7 @@ typedef struct linear_case {
     kn_tensor w, w2;
     size_t weight_bytes, x_floats, mul_floats, y_floats;
     float *norm_w, *norm_b;
+    size_t work_bytes;
     char what[200];
 } linear_case;
 
@@ -72,6 +73,20 @@ static kn_tensor draw_weights(cc *c, kn_dtype t, int64_t rows, int64_t cols, siz
     return w;
 }
 
+static kn_backend *cpu(void) {
+    kn_backend *be = NULL;
+    if (kn_cpu_open(&be, 1, "ref", NULL) != TNL_OK)
+        exit(2);
+    return be;
+}
+
+static size_t work_bytes(int64_t n, int64_t cols) {
+    kn_backend *be = cpu();
+    size_t bytes = kn_linear_work_bytes(be, n, cols);
+    kn_backend_close(be);
+    return bytes;
+}
+
 /* bare: nothing before the product, and after it only what rounds as on the CPU. */
 static linear_case draw_case(cc *c, kn_dtype t, bool bare) {
     static const int64_t sizes[] = {1, 31, 40, 96, 128, 200, 264, 1050};
@@ -79,6 +94,7 @@ static linear_case draw_case(cc *c, kn_dtype t, bool bare) {
     const int64_t n = cc_between(c, 0, 2) ? cc_between(c, 1, 20) : cc_between(c, 1, 90);
     const int64_t rows = cc_between(c, 1, 150), cols = sizes[cc_between(c, 0, 7)];
     l.w = draw_weights(c, t, rows, cols, &l.weight_bytes);
+    l.work_bytes = work_bytes(n, cols);
     const bool two = cc_between(c, 0, 2) == 0;
     if (two)
         l.w2 = draw_weights(c, t, rows, cols, &l.weight_bytes);
@@ -145,7 +161,7 @@ static float *run(cc *c, const linear_case *l, int64_t from, int64_t n) {
     p.bias2 = up(h->bias2, rows * f);
     p.norm.w = up(l->norm_w, cols * f);
     p.norm.b = up(l->norm_b, cols * f);
-    p.work = cc_device(kn_linear_work_bytes(n, l->w.cols));
+    p.work = cc_device(l->work_bytes);
     kn_cuda_linear(&p, NULL);
     const char *error = cc_sync();
     cc_expect(c, !error, "%s: %s", l->what, error ? error : "");
@@ -169,15 +185,13 @@ static bool same(cc *c, const char *what, const char *how, const float *got, con
 }
 
 static void against_cpu(cc *c, const linear_case *l, const float *got) {
-    kn_backend *be = NULL;
-    if (kn_cpu_open(&be, 1, "ref", NULL) != TNL_OK)
-        exit(2);
+    kn_backend *be = cpu();
     kn_linear p = l->p;
     p.w = &l->w;
     p.w2 = l->w2.data ? &l->w2 : NULL;
     p.y = need(l->y_floats, sizeof *p.y);
     memcpy(p.y, l->p.y, l->y_floats * sizeof *p.y);
-    p.work = be->alloc(be, kn_linear_work_bytes(p.n, l->w.cols));
+    p.work = be->alloc(be, l->work_bytes);
     be->ops->linear(be, &p);
     same(c, l->what, "as on the CPU", got, p.y, l->y_floats);
     be->free(be, p.work);

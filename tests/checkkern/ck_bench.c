@@ -179,7 +179,7 @@ static void bench_attn(ck *k, bench_limits *l, kn_backend *be, int H, int Dk, in
     if (!pow || !fold || !b.q || !b.k || !b.v || !b.o || !b.states)
         abort();
     kn_decay_fill(pow, fold, slope, H, B);
-    b.decay = (kn_decay){pow, fold};
+    b.decay = (kn_decay){.pow = pow, .fold = fold};
     ck_values(k, CK_NORMAL, b.q, (int64_t)rows * H * Dk);
     ck_values(k, CK_NORMAL, b.k, (int64_t)rows * H * Dk);
     ck_values(k, CK_NORMAL, b.v, (int64_t)rows * H * 128);

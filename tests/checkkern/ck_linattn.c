@@ -48,7 +48,7 @@ static attn_case draw_attn(ck *k, int B) {
     for (int h = 0; h < c.d.H; h++)
         c.slope[h] = exp(-17 * ck_uniform(k)); /* 1 .. 4e-8 */
     kn_decay_fill(pow, fold, c.slope, c.d.H, B);
-    c.decay = (kn_decay){pow, fold};
+    c.decay = (kn_decay){.pow = pow, .fold = fold};
     c.state_floats = kn_linattn_state_floats(&c.d, B);
     snprintf(c.what, sizeof c.what, "H=%d Dk=%d Dv=%d segs=%d first len=%d %s", c.d.H, c.d.Dk,
              c.d.Dv, (int)c.n_segs, (int)c.len[0], ck_fill_name(fill));

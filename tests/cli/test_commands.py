@@ -76,6 +76,22 @@ def test_generate_is_deterministic(tnl, bare):
         assert [t["id"] for t in same["tokens"]] == ids[0]
 
 
+@pytest.mark.parametrize("device, code, words", [
+    ("gpu", 2, 'device: found "gpu", expected auto, cpu, cuda or cuda:N'),
+    ("cuda:-1", 2, "expected auto, cpu, cuda or cuda:N"),
+    ("cuda:1000", 69, "cuda:1000: "),  # whatever this machine lacks: build, driver, or that GPU
+])
+def test_device_that_is_not_there(tnl, bare, device, code, words):
+    r = tnl("generate", bare, "--tokens", "1", "--device", device, code=code)
+    assert words in r.err and r.err.count("\n") <= 2
+
+
+def test_device_by_name(tnl, bare):
+    args = ("--tokens", "5,6", "-n", 3, "--temperature", 0, "--ignore-eos")
+    assert generate(tnl, bare, *args, "--device", "cpu")["tokens"] == \
+        generate(tnl, bare, *args)["tokens"]
+
+
 def test_generate_logit_bias(tnl, bare):
     r = generate(tnl, bare, "--tokens", "1", "-n", 4, "--temperature", 0, "--logit-bias", "42:100")
     assert [t["id"] for t in r["tokens"]] == [42] * 4

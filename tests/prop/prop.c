@@ -149,7 +149,7 @@ prop_model prop_open_sized(const prop_case *c, int threads, int64_t max_tokens) 
     prop_model p = {0};
     prop_seed();
     write_config(c, path);
-    tnl_status s = mdl_open_random(&p.m, path, c->dtype, threads, c->isa, 7, &err);
+    tnl_status s = mdl_open_random(&p.m, path, c->dtype, NULL, threads, c->isa, 7, &err);
     unlink(path);
     if (s == TNL_OK)
         s = mdl_weights_each_role(&p.m->spec, stir_vector, p.m);

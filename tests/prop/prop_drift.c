@@ -57,7 +57,7 @@ static void open_body(drift *d, const char *isa) {
     b->state = b->be->alloc(b->be, kn_linattn_state_floats(&dims, B) * sizeof(float));
     assert_true(b->pow && b->fold && b->state);
     kn_decay_fill(b->pow, b->fold, slopes, HEADS, B);
-    b->decay = (kn_decay){b->pow, b->fold};
+    b->decay = (kn_decay){.pow = b->pow, .fold = b->fold};
     d->n++;
 }
 

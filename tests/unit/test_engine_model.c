@@ -54,7 +54,7 @@ static mdl_model *open_model(kn_dtype dtype, int threads) {
     assert_true(fd >= 0);
     assert_int_equal(write(fd, shape, sizeof shape - 1), sizeof shape - 1);
     close(fd);
-    tnl_status st = mdl_open_random(&m, path, dtype, threads, NULL, 11, &err);
+    tnl_status st = mdl_open_random(&m, path, dtype, NULL, threads, NULL, 11, &err);
     unlink(path);
     if (st != TNL_OK)
         fail_msg("%s", err.msg);

@@ -1,0 +1,368 @@
+/* The CUDA backend: one device, one stream, the table of operations.
+ *
+ * Operations are launched and not waited for, but finite_rows, which ends every step with an answer
+ * to the host. What `alloc` gives is memory that both sides see: states and working memory are
+ * plain memory to model/, as long as it touches them between steps. Weights are copied to the
+ * device once (`adopt`) and stay there.
+ *
+ * Segments are told apart by their own length: up to a block of the state they take the step,
+ * whose bits are those of one row at a time; longer ones the tensor cores. Launches read segments
+ * after the host has gone on, so each gets its copy, in memory that is used again after a wait.
+ *
+ * The first failure sticks: later operations do nothing, and `check` tells. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/threads.h"
+#include "kernels/cuda/linattn_cuda.h"
+#include "kernels/cuda/linear_cuda.h"
+#include "kernels/cuda/rows_cuda.h"
+#include "kernels/cuda/runtime_cuda.h"
+
+enum {
+    PART_TOKENS = 1024,        /* of a long segment: parts are computed beside one another */
+    FIRST_SCRATCH = 256 << 10, /* bytes */
+};
+
+/* A copy on the device, by the host's address: weights, or the decay tables of a layer. */
+typedef struct device_copy {
+    const void *of;
+    void *copy;
+} device_copy;
+
+typedef struct copies {
+    device_copy *v;
+    size_t n, room;
+} copies;
+
+typedef struct kn_cuda {
+    kn_backend base; /* first */
+    kn_cuda_device device;
+    char isa[32];
+    tnl_pool *pool;
+    copies weights, decays;
+    unsigned char *scratch; /* segments and parts that launches read */
+    size_t scratch_bytes, scratch_used;
+    float *work; /* states at the begins of parts */
+    size_t work_bytes;
+    tnl_error failure; /* code TNL_OK: none */
+} kn_cuda;
+
+static kn_cuda *cuda_of(kn_backend *be) {
+    return (kn_cuda *)be;
+}
+
+static bool has_failed(const kn_cuda *c) {
+    return c->failure.code != TNL_OK;
+}
+
+static void wait_for_device(kn_cuda *c) {
+    if (!has_failed(c))
+        kn_cuda_device_wait(&c->device, &c->failure);
+}
+
+/* ---- copies on the device ---- */
+
+static void *find_copy(const copies *l, const void *of) {
+    for (size_t i = 0; i < l->n; i++)
+        if (l->v[i].of == of)
+            return l->v[i].copy;
+    return NULL;
+}
+
+static bool make_room(copies *l) {
+    if (l->n < l->room)
+        return true;
+    size_t room = l->room ? 2 * l->room : 64;
+    device_copy *v = realloc(l->v, room * sizeof *v);
+    if (!v)
+        return false;
+    l->v = v;
+    l->room = room;
+    return true;
+}
+
+static void *copy_once(kn_cuda *c, copies *l, const void *of, const void *from, size_t bytes) {
+    void *copy = find_copy(l, of);
+    if (copy || !make_room(l))
+        return copy;
+    copy = kn_cuda_device_upload(&c->device, from, bytes);
+    if (copy)
+        l->v[l->n++] = (device_copy){of, copy};
+    return copy;
+}
+
+static void free_copies(kn_cuda *c, copies *l) {
+    for (size_t i = 0; i < l->n; i++)
+        kn_cuda_device_free(&c->device, l->v[i].copy);
+    free(l->v);
+}
+
+static const void *cuda_adopt(kn_backend *be, const void *p, size_t bytes) {
+    kn_cuda *c = cuda_of(be);
+    return copy_once(c, &c->weights, p, p, bytes);
+}
+
+/* A layer's decay tables, made when it first computes. */
+static const float *decay_tables(kn_cuda *c, const kn_decay *decay, int H) {
+    const float *known = find_copy(&c->decays, decay->pow);
+    if (known)
+        return known;
+    assert(decay->slopes);
+    const size_t bytes = kn_cuda_decay_floats(H) * sizeof(float);
+    float *tables = malloc(bytes);
+    if (tables) {
+        kn_cuda_decay_fill(tables, decay->slopes, H, PART_TOKENS);
+        known = copy_once(c, &c->decays, decay->pow, tables, bytes);
+        free(tables);
+    }
+    if (!known)
+        tnl_fail(&c->failure, TNL_E_NOMEM, "cuda:%d: out of memory", c->device.index);
+    return known;
+}
+
+/* ---- memory that launches read ---- */
+
+/* At least `bytes`; what was there is lost. */
+static bool grow(kn_cuda *c, void **p, size_t *have, size_t bytes) {
+    if (*have >= bytes)
+        return true;
+    wait_for_device(c);
+    kn_cuda_device_free(&c->device, *p);
+    *p = kn_cuda_device_alloc(&c->device, bytes);
+    *have = *p ? bytes : 0;
+    if (!*p && !has_failed(c))
+        tnl_fail(&c->failure, TNL_E_NOMEM, "cuda:%d: no memory for %zu bytes of attention",
+                 c->device.index, bytes);
+    return *p != NULL;
+}
+
+/* NULL after a failure. */
+static void *scratch(kn_cuda *c, size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    if (c->scratch_used + bytes > c->scratch_bytes) {
+        wait_for_device(c);
+        c->scratch_used = 0;
+        size_t least = bytes > FIRST_SCRATCH ? bytes : FIRST_SCRATCH;
+        void *p = c->scratch;
+        bool good = grow(c, &p, &c->scratch_bytes, least);
+        c->scratch = p;
+        if (!good)
+            return NULL;
+    }
+    void *p = c->scratch + c->scratch_used;
+    c->scratch_used += bytes;
+    return p;
+}
+
+/* ---- attention ---- */
+
+/* The segments of a step by the way they go. Those of one block that cross its end go in two. */
+typedef struct sorted_segs {
+    kn_linattn_seg *step, *rest, *prompt; /* [n_segs] each */
+    int64_t n_step, n_rest, n_prompt;
+} sorted_segs;
+
+static void sort_seg(sorted_segs *s, const kn_linattn_seg *seg) {
+    const int64_t room = KN_CUDA_BLOCK - seg->pos % KN_CUDA_BLOCK;
+    if (seg->len > KN_CUDA_BLOCK) {
+        s->prompt[s->n_prompt++] = *seg;
+        return;
+    }
+    if (seg->len == 0)
+        return;
+    kn_linattn_seg *first = &s->step[s->n_step++];
+    *first = *seg;
+    if (seg->len <= room)
+        return;
+    first->len = room;
+    s->rest[s->n_rest++] =
+        (kn_linattn_seg){seg->state, seg->pos + room, seg->first + room, seg->len - room};
+}
+
+/* One piece of scratch for segments and parts: another one could put an end to the first. */
+static bool sort_segs(kn_cuda *c, sorted_segs *s, kn_cuda_plan *plan, const kn_linattn_seg *segs,
+                      int64_t n) {
+    *plan = (kn_cuda_plan){.part_tokens = PART_TOKENS};
+    kn_cuda_plan_parts(plan, NULL, segs, n); /* of all: more than there will be */
+    const size_t bytes = 3 * (size_t)n * sizeof(kn_linattn_seg);
+    unsigned char *room = scratch(c, bytes + (size_t)plan->n_parts * sizeof(kn_cuda_part));
+    if (!room)
+        return false;
+    kn_linattn_seg *sorted = (kn_linattn_seg *)room;
+    kn_cuda_part *parts = (kn_cuda_part *)(room + bytes);
+    *s = (sorted_segs){.step = sorted, .rest = sorted + n, .prompt = sorted + 2 * n};
+    for (int64_t i = 0; i < n; i++)
+        sort_seg(s, &segs[i]);
+    kn_cuda_plan_parts(plan, parts, s->prompt, s->n_prompt);
+    plan->parts = parts;
+    return true;
+}
+
+static bool find_work(kn_cuda *c, kn_cuda_plan *plan, const kn_linattn_dims *d) {
+    void *work = c->work;
+    bool good =
+        grow(c, &work, &c->work_bytes,
+             (size_t)plan->n_slots * (size_t)d->H * (size_t)d->Dk * (size_t)d->Dv * sizeof(float));
+    c->work = plan->work = work;
+    return good || plan->n_slots == 0;
+}
+
+static void step(kn_cuda *c, kn_cuda_linattn *a, const kn_linattn_seg *segs, int64_t n) {
+    a->segs = segs;
+    a->n_segs = n;
+    kn_cuda_linattn_step(a, c->device.stream);
+}
+
+static void cuda_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
+                         const float *k, int64_t ldk, const float *v, int64_t ldv,
+                         const kn_decay *decay, const kn_linattn_dims *d,
+                         const kn_linattn_seg *segs, int64_t n_segs) {
+    kn_cuda *c = cuda_of(be);
+    sorted_segs s;
+    kn_cuda_plan plan;
+    if (has_failed(c))
+        return;
+    if (d->Dk > KN_CUDA_MOST_DK || d->Dv > KN_CUDA_MOST_DV) {
+        tnl_fail(&c->failure, TNL_E_UNSUPPORTED,
+                 "cuda:%d: heads of %d keys and %d values, at most %d and %d", c->device.index,
+                 d->Dk, d->Dv, KN_CUDA_MOST_DK, KN_CUDA_MOST_DV);
+        return;
+    }
+    const float *tables = decay_tables(c, decay, d->H);
+    if (!tables || !sort_segs(c, &s, &plan, segs, n_segs))
+        return;
+    kn_cuda_linattn a = {.dtype = KN_F32,
+                         .o = o,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .ldo = ldo,
+                         .ldq = ldq,
+                         .ldk = ldk,
+                         .ldv = ldv,
+                         .d = *d,
+                         .decay = kn_cuda_decay_at(tables, d->H)};
+    step(c, &a, s.step, s.n_step);
+    step(c, &a, s.rest, s.n_rest);
+    if (s.n_prompt == 0 || !find_work(c, &plan, d))
+        return;
+    a.segs = s.prompt;
+    a.n_segs = s.n_prompt;
+    kn_cuda_linattn_prefill(&a, &plan, c->device.shared_bytes, c->device.stream);
+}
+
+/* ---- the other operations ---- */
+
+static void cuda_embed(kn_backend *be, float *x, int64_t ldx, const kn_tensor *table,
+                       const int32_t *ids, int64_t n, float scale) {
+    kn_cuda *c = cuda_of(be);
+    if (!has_failed(c))
+        kn_cuda_embed(x, ldx, table, ids, n, scale, c->device.stream);
+}
+
+static void cuda_linear(kn_backend *be, const kn_linear *p) {
+    kn_cuda *c = cuda_of(be);
+    if (!has_failed(c))
+        kn_cuda_linear(p, c->device.stream);
+}
+
+static void cuda_lrpe(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                      const float *theta, const int64_t *pos, int64_t n, int H, int dh) {
+    kn_cuda *c = cuda_of(be);
+    if (!has_failed(c))
+        kn_cuda_lrpe(y, ldy, x, ldx, theta, pos, n, H, dh, c->device.stream);
+}
+
+/* The answer is the host's to read: this waits. */
+static void cuda_finite_rows(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,
+                             int64_t dim) {
+    kn_cuda *c = cuda_of(be);
+    if (!has_failed(c))
+        kn_cuda_finite_rows(ok, x, ldx, n, dim, c->device.stream);
+    wait_for_device(c);
+    c->scratch_used = 0;
+    for (int64_t i = 0; has_failed(c) && i < n; i++)
+        ok[i] = false;
+}
+
+static void cuda_expect(kn_backend *be, const void *p, size_t bytes) {
+    (void)be, (void)p, (void)bytes; /* a stream of launches leaves no gap to fill */
+}
+
+static const kn_ops cuda_ops = {
+    .embed = cuda_embed,
+    .linear = cuda_linear,
+    .lrpe = cuda_lrpe,
+    .linattn = cuda_linattn,
+    .finite_rows = cuda_finite_rows,
+    .expect = cuda_expect,
+};
+
+/* ---- the backend ---- */
+
+static void *cuda_alloc(kn_backend *be, size_t bytes) {
+    return bytes > SIZE_MAX - 64 ? NULL : kn_cuda_device_alloc(&cuda_of(be)->device, bytes);
+}
+
+static void cuda_free(kn_backend *be, void *p) {
+    kn_cuda *c = cuda_of(be);
+    wait_for_device(c);
+    kn_cuda_device_free(&c->device, p);
+}
+
+static void cuda_each(kn_backend *be, int64_t n, tnl_pool_fn fn, void *ctx) {
+    tnl_pool_run(cuda_of(be)->pool, n, 1, fn, ctx);
+}
+
+static tnl_status cuda_check(kn_backend *be, tnl_error *err) {
+    kn_cuda *c = cuda_of(be);
+    wait_for_device(c);
+    return has_failed(c) ? tnl_fail(err, c->failure.code, "%s", c->failure.msg) : TNL_OK;
+}
+
+static void cuda_close(kn_backend *be) {
+    kn_cuda *c = cuda_of(be);
+    wait_for_device(c);
+    free_copies(c, &c->weights);
+    free_copies(c, &c->decays);
+    kn_cuda_device_free(&c->device, c->scratch);
+    kn_cuda_device_free(&c->device, c->work);
+    kn_cuda_device_close(&c->device);
+    tnl_pool_close(c->pool);
+    free(c);
+}
+
+tnl_status kn_cuda_open(kn_backend **out, int index, int threads, tnl_error *err) {
+    *out = NULL;
+    if (threads == 0)
+        threads = tnl_cpu_count();
+    kn_cuda *c = calloc(1, sizeof *c);
+    if (!c)
+        return tnl_fail(err, TNL_E_NOMEM, "cuda backend: out of memory");
+    c->base = (kn_backend){
+        .name = "cuda",
+        .isa = c->isa,
+        .block = KN_CUDA_BLOCK,
+        .threads = threads,
+        .ops = &cuda_ops,
+        .alloc = cuda_alloc,
+        .free = cuda_free,
+        .each = cuda_each,
+        .adopt = cuda_adopt,
+        .check = cuda_check,
+        .close = cuda_close,
+    };
+    tnl_status st = kn_cuda_device_open(&c->device, index, err);
+    if (st == TNL_OK)
+        st = tnl_pool_open(&c->pool, threads, err);
+    if (st != TNL_OK) {
+        cuda_close(&c->base);
+        return st;
+    }
+    snprintf(c->isa, sizeof c->isa, "sm_%d%d", c->device.major, c->device.minor);
+    *out = &c->base;
+    return TNL_OK;
+}
