@@ -147,18 +147,20 @@ const cli_spec cli_serve_spec = {
     .examples = "  tnl serve configs/tales\n"
                 "  tnl serve /models/tnl-1b --parallel 32 --weights bf16 --port 9000\n"
                 "  TNL_API_KEY=$(cat key) tnl serve configs/tales --host 0.0.0.0\n",
-    .notes = "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream\n"
-             "/tokenize /detokenize /sessions /sessions/ID/fork; GET and DELETE /sessions/ID;\n"
-             "GET / /health /ready /v1/models /info /metrics\n"
-             "/openapi.json. SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a "
-             "second one\nexits at once (1). SIGHUP: load MODEL_DIR anew while the present model "
-             "serves, then\nanswer new requests with it; replace the folder, or a link to it, "
-             "never files in use.\n"
-             "Key file, or TNL_API_KEY: a line each, KEY alone or NAME KEY LIMITS; # begins a "
-             "comment.\nKEY has 16 characters or more, or is sha256:HEX, its digest ('tnl key' "
-             "makes one).\nLIMITS: requests_per_minute=N tokens_per_minute=N parallel=N, and "
-             "admin: sees the figures\nof all keys. Of several keys, none takes more than half the "
-             "queue and 7/8 of the slots.\nSIGHUP reads the file again.\n",
+    .notes =
+        "Routes: POST /generate /v1/completions /v1/chat/completions /generate_stream /tokenize\n"
+        "/detokenize /sessions /sessions/ID/fork; GET and DELETE /sessions/ID; GET / /health "
+        "/ready\n"
+        "/v1/models /info /metrics /openapi.json.\n\n"
+        "SIGTERM or SIGINT: stop accepting, finish what runs, exit 0; a second one exits at once\n"
+        "(1). SIGHUP: read the API keys, the certificate and MODEL_DIR again. The present model\n"
+        "serves until the new one is loaded, and finishes what it began. Replace the folder, or a\n"
+        "link to it, never files in use.\n\n"
+        "Key file, or TNL_API_KEY: a line each, KEY alone or NAME KEY LIMITS; # begins a comment.\n"
+        "KEY has 16 characters or more, or is sha256:HEX, its digest ('tnl key' makes one).\n"
+        "LIMITS: requests_per_minute=N tokens_per_minute=N parallel=N, and admin: sees the "
+        "figures\n"
+        "of all keys. Of several keys, none takes more than half the queue and 7/8 of the slots.\n",
 };
 
 static tnl_status join_origins(cli_serve_settings *s, tnl_error *err) {
