@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "model/state.h"
+#include "server/engine/request.h"
 #include "server/engine/session_impl.h"
 
 void eng_sessions_params_default(eng_sessions_params *p) {
@@ -117,6 +118,7 @@ eng_session *eng_session_add(eng_sessions *st, uint64_t key, const eng_session_i
     s->refs = 1;
     s->owner = o;
     s->created = s->used = eng_session_clock();
+    s->idle_since = eng_now();
     s->next = st->bucket[at];
     st->bucket[at] = s;
     link_newest(st, s);
@@ -127,6 +129,7 @@ eng_session *eng_session_add(eng_sessions *st, uint64_t key, const eng_session_i
 
 void eng_session_touch(eng_sessions *st, eng_session *s) {
     s->used = eng_session_clock();
+    s->idle_since = eng_now();
     unlink_used(st, s);
     link_newest(st, s);
 }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "kernels/base/log.h"
+#include "server/engine/request.h"
 #include "server/engine/session_impl.h"
 
 enum { NAME_MAX_BYTES = ENG_SESSION_ID_TEXT + 16, SWEEP_SECONDS = 5 };
@@ -195,6 +196,7 @@ static bool makes_room(eng_sessions *st, const eng_session_meta *m) {
 }
 
 static void keep_found(eng_sessions *st, const eng_session_meta *m) {
+    int64_t now = eng_session_clock();
     eng_session *s = makes_room(st, m) ? eng_session_add(st, m->key, &m->id) : NULL;
     if (!s) {
         st->dropped++;
@@ -203,6 +205,7 @@ static void keep_found(eng_sessions *st, const eng_session_meta *m) {
     }
     s->created = m->created;
     s->used = m->used;
+    s->idle_since -= s->used < now ? (double)(now - s->used) : 0;
     s->version = s->saved = 1;
     s->has_file = true;
     s->file_bytes = eng_session_file_bytes(&st->codec, m->n, m->pos);

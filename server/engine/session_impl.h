@@ -28,12 +28,13 @@ typedef struct eng_session {
     struct eng_session *save_next;     /* in the writer's line */
     eng_owner *owner;
     eng_session_id id;
-    int refs;           /* the table, a lease, the writer */
-    eng_lease *lease;   /* who holds it; NULL: idle */
-    eng_snapshot *snap; /* NULL: on the disk only */
-    int64_t n;          /* tokens */
-    size_t bytes;       /* of the snapshot */
-    int64_t created, used;
+    int refs;                /* the table, a lease, the writer */
+    eng_lease *lease;        /* who holds it; NULL: idle */
+    eng_snapshot *snap;      /* NULL: on the disk only */
+    int64_t n;               /* tokens */
+    size_t bytes;            /* of the snapshot */
+    int64_t created, used;   /* wall clock, seconds: to be shown and saved */
+    double idle_since;       /* monotonic, seconds: a clock that is set drops nothing */
     uint64_t version, saved; /* commits, from 1; the one that the disk has, 0: none */
     uint64_t file_bytes;     /* on the disk */
     bool has_file;           /* there may be one under its name */

@@ -1,6 +1,7 @@
 /* Bounds: how many sessions, how much memory, how much disk, how long. Only idle sessions make
  * room. Those of the key that holds most go first, of these the one that was of use longest ago: so
  * no key can push out another's below an equal share. */
+#include "server/engine/request.h"
 #include "server/engine/session_impl.h"
 
 typedef bool (*may_go_fn)(const eng_sessions *st, const eng_session *s);
@@ -115,11 +116,11 @@ void eng_session_trim(eng_sessions *st, const eng_session *keep) {
 }
 
 void eng_session_expire(eng_sessions *st) {
-    int64_t now = eng_session_clock();
+    double now = eng_now();
     eng_session *s = st->oldest;
     while (st->p.idle_s > 0 && s) {
         eng_session *next = s->newer;
-        if (!s->lease && (double)(now - s->used) > st->p.idle_s)
+        if (!s->lease && now - s->idle_since > st->p.idle_s)
             drop(st, s);
         s = next;
     }

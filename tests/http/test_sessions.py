@@ -357,6 +357,26 @@ def test_survives_sigkill(model, home, rng):
         s.close()
 
 
+def test_many_restored_at_once(model, home, rng):
+    """More at once than there are slots and workers."""
+    s = Server(model, "--session-dir", home, "--parallel", "4")
+    try:
+        texts = {}
+        for _ in range(24):
+            text = tokens(rng, 100)
+            a = s.generate(prompt=text, session_id="new", **CONTROL)
+            texts[a["session_id"]] = text + [t["id"] for t in a["tokens"]]
+        for sid in texts:
+            saved(s, sid)
+        s = again(s, model, home, "--parallel", "4")
+        together([lambda sid=sid, text=text: turn(s, sid, text, [5], **CONTROL)
+                  for sid, text in texts.items()])
+        assert s.metric("tnl_session_restores_total") >= 24
+        assert s.metric("tnl_sessions_in_memory") == 24
+    finally:
+        s.close()
+
+
 def test_killed_at_any_moment(model, home, rng):
     """What comes back is the text as of some commit, and goes on exactly."""
     s = Server(model, "--session-dir", home)
