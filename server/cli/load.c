@@ -43,7 +43,7 @@ static const cli_opt rows[] = {
     {.flag = "requests", .letter = 'n', INTEGER(requests, 0, 1e12, "0"),
      .help = "stop after so many; 100 if --seconds is not given either"},
     {.flag = "seconds", .letter = 's', REAL(seconds, 0, 1e7, "0", "S"),
-     .help = "begin no request after so long; those under way are awaited"},
+     .help = "begin no request after so long; those under way are awaited, those still due are counted"},
     {.flag = "warmup", INTEGER(warmup, 0, 1e6, "0"), .help = "requests before the measurement"},
     {.flag = "cancel", REAL(cancel, 0, 1, "0", "SHARE"),
      .help = "share of the requests (0..1) whose client leaves midway, after a random number of tokens"},

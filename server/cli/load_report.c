@@ -66,6 +66,11 @@ void cli_load_table(FILE *f, const cli_load_plan *p, const cli_load_stats *s) {
                 " requests began over 10 ms after they were due, %.2f s at most (no "
                 "free\n              connection, or this machine was busy); the wait counts\n",
                 s->late, s->latest);
+    if (s->unsent)
+        fprintf(f,
+                "unsent        about %" PRIu64 " requests were due, but no connection was free "
+                "until the end:\n              the server does not sustain this rate\n",
+                s->unsent);
     fputc('\n', f);
     table_times(f, s);
 }
@@ -93,8 +98,8 @@ void cli_load_json(FILE *f, const cli_load_plan *p, const cli_load_stats *s) {
             p->seed, s->seconds);
     fprintf(f,
             ",\"answered\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"cancelled\":%" PRIu64
-            ",\"late\":%" PRIu64 ",\"latest_s\":%.4f,\"errors\":{",
-            s->ok, s->failed, s->cancelled, s->late, s->latest);
+            ",\"late\":%" PRIu64 ",\"unsent\":%" PRIu64 ",\"latest_s\":%.4f,\"errors\":{",
+            s->ok, s->failed, s->cancelled, s->late, s->unsent, s->latest);
     for (int i = 0; i < s->n_errors; i++) {
         fputs(i ? "," : "", f);
         cli_json_string(f, s->errors[i].label, strlen(s->errors[i].label));

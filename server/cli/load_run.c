@@ -211,11 +211,22 @@ static tnl_status start(run *r, double due) {
 
 /* ---- the run ---- */
 
-/* No further request begins at `when`. */
-static bool closed(const run *r, double when) {
+/* No further request begins. */
+static bool closed(const run *r, double now) {
     const cli_load_plan *p = r->plan;
+    double when = p->rate > 0 && r->next_due > now ? r->next_due : now;
     return (p->stop && *p->stop) || (p->requests && r->sent >= (uint64_t)p->requests) ||
            (p->seconds > 0 && when - r->begin >= p->seconds);
+}
+
+/* Open loop: what was due before the end and found no connection until then. */
+static uint64_t count_unsent(const run *r) {
+    const cli_load_plan *p = r->plan;
+    double left = p->seconds - (r->next_due - r->begin);
+    if (p->rate <= 0 || p->seconds <= 0 || left <= 0 || (p->stop && *p->stop) ||
+        (p->requests && r->sent >= (uint64_t)p->requests))
+        return 0;
+    return 1 + (uint64_t)(left * p->rate);
 }
 
 static void wake_paused(run *r, double now) {
@@ -226,13 +237,11 @@ static void wake_paused(run *r, double now) {
     }
 }
 
-/* Start all that is due. A request of the open loop that was due before the end of the run is
- * started even if a connection is free only now. */
 static tnl_status start_due(run *r) {
     double now = cli_now();
     wake_paused(r, now);
     bool open = r->plan->rate > 0;
-    while (r->n_idle && (!open || r->next_due <= now) && !closed(r, open ? r->next_due : now)) {
+    while (r->n_idle && (!open || r->next_due <= now) && !closed(r, now)) {
         TNL_TRY(start(r, r->next_due));
         if (open)
             r->next_due -= log(uniform(r)) / r->plan->rate;
@@ -273,9 +282,7 @@ static tnl_status drive(run *r) {
     const cli_load_plan *p = r->plan;
     for (;;) {
         TNL_TRY(start_due(r));
-        double now = cli_now();
-        bool over = closed(r, p->rate > 0 ? r->next_due : now);
-        if ((over && in_flight(r) == 0) || (p->stop && *p->stop))
+        if ((closed(r, cli_now()) && in_flight(r) == 0) || (p->stop && *p->stop))
             return TNL_OK;
         cli_client_wait(p->client, next_moment(r));
         show(r, cli_now());
@@ -318,6 +325,7 @@ tnl_status cli_load_run(cli_load_stats *out, const cli_load_plan *plan, tnl_erro
     r.next_due = r.begin;
     if (s == TNL_OK)
         s = drive(&r);
+    out->unsent = count_unsent(&r);
     out->seconds = (plan->stop && *plan->stop ? cli_now() : r.end) - r.begin;
     if (plan->progress && r.shown > 0)
         fputs("\r\033[K", stderr);

@@ -60,6 +60,7 @@ typedef struct cli_load_error {
 typedef struct cli_load_stats {
     uint64_t started, ok, failed, cancelled;
     uint64_t late; /* open loop: began more than 10 ms after they were due */
+    uint64_t unsent; /* due before the end, but no connection was free; about so many */
     double latest; /* by so many seconds at most */
     uint64_t prompt_tokens, cached_tokens, tokens; /* of the requests that told */
     bool knows_prompt, knows_cached;

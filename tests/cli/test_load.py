@@ -265,6 +265,18 @@ def test_coordinated_omission(tnl, tmp_path):
     assert due == sorted(due) and len(set(due)) == 15
 
 
+def test_a_rate_that_is_not_sustained(tnl):
+    def answer(fake, path, head, body):
+        select.select([], [], [], 0.1)
+        return stream(path, [" a"])
+
+    with Fake(answer) as fake:
+        args = ("--rate", 200, "--connections", 2, "--seconds", 0.5)
+        r = load(tnl, fake.url, *args)
+        assert r["failed"] == 0 and r["answered"] == len(fake.bodies) < 50 < r["unsent"]
+        assert "does not sustain" in tnl("load", fake.url, *args).out
+
+
 def test_errors_by_code(tnl):
     def answer(fake, path, head, body):
         n = len(fake.requests)
