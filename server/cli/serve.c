@@ -97,11 +97,12 @@ static void put_address(char *out, size_t cap, const server *sv) {
     const char *host = strcmp(s->host, "0.0.0.0") == 0 ? "127.0.0.1" : s->host;
     const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
     const char *base = s->base_path ? s->base_path : "";
-    if (s->tcp)
+    if (srv_port(sv->srv))
         snprintf(out, cap, "%s://%s%s%s:%d%s", s->tls_cert ? "https" : "http", open, host, close,
                  srv_port(sv->srv), base);
     else
-        snprintf(out, cap, "--unix-socket '%s' http://localhost%s", s->unix_path, base);
+        snprintf(out, cap, "--unix-socket '%s' http://localhost%s",
+                 s->unix_path ? s->unix_path : "PATH", base);
 }
 
 static void print_ready(const server *sv) {
@@ -288,11 +289,9 @@ static tnl_status open_server(server *sv, const char *dir, tnl_error *err) {
     }
     TNL_TRY(srv_open(&sv->srv, &s->http, err));
     sv->loader.srv = sv->srv;
-    if (s->http.unix_path)
-        tnl_log(TNL_LOG_INFO, "listening on unix socket %s, loading %s", s->http.unix_path, dir);
-    if (s->http.tcp)
-        tnl_log(TNL_LOG_INFO, "listening on %s port %d, loading %s", s->http.host,
-                srv_port(sv->srv), dir);
+    char where[SRV_WHERE];
+    for (int i = 0; srv_where(sv->srv, i, where); i++)
+        tnl_log(TNL_LOG_INFO, "listening on %s, loading %s", where, dir);
     return TNL_OK;
 }
 

@@ -11,6 +11,21 @@
 
 /* ---- the listening sockets ---- */
 
+/* What is handed over takes the place of --host, --port and --unix. */
+static tnl_status take_inherited(srv_server *srv, tnl_error *err) {
+    TNL_TRY(srv_listen_inherited(srv->listeners, &srv->n_listeners, err));
+    for (int i = 0; i < srv->n_listeners; i++) {
+        srv_listener *l = &srv->listeners[i];
+        l->tls = l->port && srv->tls;
+        if (srv_listen_is_public(l) && !srv->access.keyed && !srv->set->insecure_no_auth)
+            return tnl_fail(err, TNL_E_USAGE,
+                            "LISTEN_FDS: port %d can be reached from other machines and no API key "
+                            "is set: give --api-key-file, or --insecure-no-auth to serve everyone",
+                            l->port);
+    }
+    return TNL_OK;
+}
+
 static tnl_status open_listeners(srv_server *srv, tnl_error *err) {
     const srv_settings *s = srv->set;
     if ((s->tls_cert == NULL) != (s->tls_key == NULL))
@@ -19,6 +34,9 @@ static tnl_status open_listeners(srv_server *srv, tnl_error *err) {
         return tnl_fail(err, TNL_E_USAGE, "--tls-cert: TLS is for TCP, and there is only --unix");
     if (s->tls_cert)
         TNL_TRY(srv_tls_open(&srv->tls, s->tls_cert, s->tls_key, err));
+    TNL_TRY(take_inherited(srv, err));
+    if (srv->n_listeners > 0)
+        return TNL_OK;
     if (s->tcp) {
         srv_listener *l = &srv->listeners[srv->n_listeners++];
         TNL_TRY(srv_listen_tcp(l, s, err));
@@ -124,7 +142,25 @@ tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err) {
 }
 
 int srv_port(const srv_server *srv) {
-    return srv->set->tcp ? srv->listeners[0].port : 0;
+    for (int i = 0; i < srv->n_listeners; i++)
+        if (srv->listeners[i].port)
+            return srv->listeners[i].port;
+    return 0;
+}
+
+bool srv_where(const srv_server *srv, int i, char out[SRV_WHERE]) {
+    if (i >= srv->n_listeners)
+        return false;
+    const srv_listener *l = &srv->listeners[i];
+    const char *given = l->inherited ? " (handed over)" : "";
+    char path[SRV_WHERE - 32];
+    tnl_log_escape(path, sizeof path, l->path ? l->path : "-", l->path ? strlen(l->path) : 1);
+    if (l->port)
+        snprintf(out, SRV_WHERE, "%s port %d%s", l->inherited ? "-" : srv->set->host, l->port,
+                 given);
+    else
+        snprintf(out, SRV_WHERE, "unix socket %s%s", path, given);
+    return true;
 }
 
 void srv_progress(void *cls, uint64_t done, uint64_t total) {

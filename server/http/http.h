@@ -32,6 +32,9 @@ typedef struct srv_backend {
 /* Bind, listen, start threads. `s` is borrowed and must outlive the server. */
 tnl_status srv_open(srv_server **out, const srv_settings *s, tnl_error *err);
 int srv_port(const srv_server *srv); /* 0: no TCP */
+enum { SRV_WHERE = 256 };
+/* The i-th place it listens at, in words; false: there are no more. */
+bool srv_where(const srv_server *srv, int i, char out[SRV_WHERE]);
 
 void srv_progress(void *srv, uint64_t done, uint64_t total); /* an mdl_progress_fn */
 

@@ -1,8 +1,11 @@
 /* Opening and closing what the server listens on. */
 #include "server/http/listen.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +43,7 @@ static int bound_port(int fd) {
     struct sockaddr_storage a;
     socklen_t n = sizeof a;
     char port[16];
-    if (getsockname(fd, (struct sockaddr *)&a, &n) != 0 ||
+    if (getsockname(fd, (struct sockaddr *)&a, &n) != 0 || a.ss_family == AF_UNIX ||
         getnameinfo((struct sockaddr *)&a, n, NULL, 0, port, sizeof port, NI_NUMERICSERV) != 0)
         return 0;
     return (int)strtol(port, NULL, 10);
@@ -144,6 +147,63 @@ tnl_status srv_listen_unix(srv_listener *out, const srv_settings *s, tnl_error *
     return TNL_OK;
 }
 
+/* ---- handed over ---- */
+
+/* How many, 0: none for this process. The variables are not for our children. */
+static int count_inherited(void) {
+    const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+    bool ours = pid && fds && strtol(pid, NULL, 10) == (long)getpid();
+    long n = ours ? strtol(fds, NULL, 10) : 0;
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    return n > 0 && n < 1024 ? (int)n : 0;
+}
+
+static bool option_is(int fd, int option, int expected) {
+    int v = 0;
+    socklen_t n = sizeof v;
+    return getsockopt(fd, SOL_SOCKET, option, &v, &n) == 0 && v == expected;
+}
+
+static bool prepare(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
+           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+}
+
+tnl_status srv_listen_inherited(srv_listener out[SRV_MAX_LISTENERS], int *n, tnl_error *err) {
+    enum { FIRST = 3 };
+    *n = count_inherited();
+    if (*n > SRV_MAX_LISTENERS) {
+        int found = *n;
+        *n = 0;
+        return tnl_fail(err, TNL_E_USAGE, "LISTEN_FDS: found %d sockets, at most %d are served",
+                        found, SRV_MAX_LISTENERS);
+    }
+    for (int i = 0; i < *n; i++) {
+        out[i] = (srv_listener){.fd = FIRST + i, .inherited = true};
+        if (!option_is(out[i].fd, SO_TYPE, SOCK_STREAM) ||
+            !option_is(out[i].fd, SO_ACCEPTCONN, 1) || !prepare(out[i].fd))
+            return tnl_fail(err, TNL_E_USAGE, "LISTEN_FDS: descriptor %d is not a listening socket",
+                            out[i].fd);
+        out[i].port = bound_port(out[i].fd);
+    }
+    return TNL_OK;
+}
+
+bool srv_listen_is_public(const srv_listener *l) {
+    struct sockaddr_storage a;
+    socklen_t n = sizeof a;
+    if (getsockname(l->fd, (struct sockaddr *)&a, &n) != 0)
+        return true;
+    if (a.ss_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)&a)->sin_addr.s_addr) >> 24 != 127;
+    if (a.ss_family == AF_INET6)
+        return !IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)&a)->sin6_addr);
+    return false;
+}
+
 /* ---- the end ---- */
 
 /* A server that was started after us may have put its own socket there. */
@@ -161,7 +221,7 @@ void srv_listen_stop(srv_listener *l) {
     /* Quiescing alone would leave new callers hanging in the backlog, so the socket stops listening
      * as well. Its descriptor stays open until the polling threads, which may still name it, are
      * gone. */
-    if (l->fd >= 0)
+    if (l->fd >= 0 && !l->inherited)
         shutdown(l->fd, SHUT_RDWR);
 }
 

@@ -185,9 +185,9 @@ class Server:
         flags = self.arguments(list(flags))
         if not any(f.startswith("--threads") for f in flags):
             flags += ["--threads", "1"]
-        self.process = subprocess.Popen([BIN, "serve", model, *flags], stderr=self.log,
-                                        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
-                                        env=clean_env(env))
+        self.process = self.start([BIN, "serve", model, *flags], stderr=self.log,
+                                  stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                  env=clean_env(env))
         self.headers = {}
         self.port = int(wait_until(self.find_port, "the server listens"))
         if ready:
@@ -197,6 +197,9 @@ class Server:
 
     def arguments(self, flags):
         return flags if any(f.startswith("--port") for f in flags) else flags + ["--port", "0"]
+
+    def start(self, command, **kw):
+        return subprocess.Popen(command, **kw)
 
     def connect(self):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG)

@@ -1,5 +1,6 @@
 """What the server listens on: a unix socket, a base path."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 
 import pytest
 
@@ -217,3 +219,94 @@ def test_bad_base_paths(model):
     for base in ["x", "/", "/x/", "//x", "/a//b", "/a b", "/a%20b", "/a/../b", "/" + "x" * 200,
                  "/\N{SNOWMAN}"]:
         assert "--base-path" in refused(model, "--port", "0", "--base-path", base), base
+
+
+# ---- sockets that are handed over
+
+
+class HandedServer(Server):
+    """As systemd starts it: with listening sockets from descriptor 3 on."""
+
+    def __init__(self, model, sockets, *flags, **kw):
+        self.sockets = sockets
+        super().__init__(model, *flags, **kw)
+
+    def arguments(self, flags):
+        return flags
+
+    LAUNCH = """import os, sys
+fds = sys.argv[1].split(",")
+for i, fd in enumerate(fds):
+    os.dup2(int(fd), 3 + i)
+os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])"""
+
+    def start(self, command, **kw):
+        fds = [s.fileno() for s in self.sockets]
+        return subprocess.Popen([sys.executable, "-c", self.LAUNCH, ",".join(map(str, fds)),
+                                 *command], pass_fds=fds, **kw)
+
+
+def lifted(s):
+    """Out of the way of the descriptors that the server looks at."""
+    high = socket.socket(fileno=fcntl.fcntl(s.fileno(), fcntl.F_DUPFD, 50))
+    s.close()
+    return high
+
+
+def listening(address, family=socket.AF_INET):
+    s = socket.socket(family)
+    s.bind(address)
+    s.listen(16)
+    return lifted(s)
+
+
+def test_sockets_handed_over(model, tmp_path):
+    tcp, unix = listening(("127.0.0.1", 0)), listening(str(tmp_path / "s"), socket.AF_UNIX)
+    s = HandedServer(model, [tcp, unix])
+    assert s.port == tcp.getsockname()[1]
+    s.baseline()
+    c = UnixConnection(str(tmp_path / "s"))
+    c.request("GET", "/ready")
+    assert c.getresponse().status == 200
+    c.close()
+    s.settled()
+    s.process.send_signal(signal.SIGTERM)
+    assert s.process.wait(60) == 0
+    # The sockets are not ours to close: who comes now waits for the next server.
+    with s.raw() as waiting:
+        waiting.request(["GET /health HTTP/1.1", "Host: localhost"])
+        n = HandedServer(model, [tcp, unix], ready=False)
+        assert waiting.reply().status in (200, 503)
+        n.close()
+    assert os.path.exists(tmp_path / "s")
+    s.close()
+    tcp.close()
+    unix.close()
+
+
+def test_handed_over_in_public(model):
+    tcp = listening(("0.0.0.0", 0))
+    for flags, starts in [([], False), (["--insecure-no-auth"], True)]:
+        try:
+            s = HandedServer(model, [tcp], *flags)
+        except AssertionError as e:
+            assert not starts and "no API key is set" in str(e)
+        else:
+            assert starts
+            s.close()
+    tcp.close()
+
+
+def test_handed_over_wrongly(model, tmp_path):
+    plain = lifted(socket.socket())
+    good = [listening(("127.0.0.1", 0)) for _ in range(3)]
+    for sockets, word in [([plain], "not a listening socket"), (good, "at most 2")]:
+        with pytest.raises(AssertionError, match=word):
+            HandedServer(model, sockets)
+    # Meant for another process: as if it were not there.
+    s = Server(model, env={"LISTEN_PID": "1", "LISTEN_FDS": "1"})
+    assert s.get("/ready").status == 200
+    s.close()
+    for x in good + [plain]:
+        x.close()
