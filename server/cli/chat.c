@@ -48,7 +48,7 @@ static const cli_spec spec = {
     .name = "tnl chat",
     .args = "MODEL_DIR|URL",
     .about = "Talk with a model: one in a folder, or one that a server has (ours, or any with\n"
-             "OpenAI's /v1/chat/completions): http://HOST:PORT, https://HOST or unix:PATH.",
+             "OpenAI's /v1/chat/completions): http://HOST:PORT, https://HOST or unix:PATH[:/BASE].",
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
     .min_args = 1,

@@ -91,17 +91,26 @@ static tnl_status check_url(cli_client *c, CURLU *u, const char *url, tnl_error 
     return s;
 }
 
+/* PATH, and behind ":/" the base path, as nginx writes it. */
+static tnl_status set_socket(cli_client *c, const char *path, tnl_error *err) {
+    path += strncmp(path, "//", 2) == 0 ? 2 : 0;
+    const char *base = strstr(path, ":/");
+    size_t n = base ? (size_t)(base - path) : strlen(path), room = strlen(path) + 24;
+    if (n == 0)
+        return tnl_fail(err, TNL_E_USAGE, "unix: needs the path of a socket");
+    c->direct = true;
+    c->socket = strndup(path, n);
+    c->base = malloc(room);
+    if (!c->socket || !c->base)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory");
+    snprintf(c->base, room, "http://localhost%s", base ? base + 1 : "");
+    trim_base(c->base);
+    return TNL_OK;
+}
+
 static tnl_status set_base(cli_client *c, const char *url, tnl_error *err) {
-    if (strncmp(url, "unix:", 5) == 0) {
-        const char *path = url + 5;
-        path += strncmp(path, "//", 2) == 0 ? 2 : 0;
-        c->socket = *path ? strdup(path) : NULL;
-        c->base = strdup("http://localhost");
-        c->direct = true;
-        if (!*path)
-            return tnl_fail(err, TNL_E_USAGE, "unix: needs the path of a socket");
-        return c->socket && c->base ? TNL_OK : tnl_fail(err, TNL_E_NOMEM, "out of memory");
-    }
+    if (strncmp(url, "unix:", 5) == 0)
+        return set_socket(c, url + 5, err);
     CURLU *u = curl_url();
     if (!u)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory");
@@ -312,6 +321,8 @@ static void end_broken(cli_ending *end, const cli_call *call, CURLcode code) {
     snprintf(end->label, sizeof end->label, "%s", f ? f->label : "bad answer");
     snprintf(end->message, sizeof end->message, "%s",
              *call->why ? call->why : curl_easy_strerror(code));
+    if (code == CURLE_COULDNT_CONNECT && call->c->socket)
+        snprintf(end->message, sizeof end->message, "cannot connect to %s", call->c->socket);
     if (code == CURLE_OUT_OF_MEMORY) /* its word for a header line of more than 100 KB, too */
         snprintf(end->message, sizeof end->message,
                  "a line of the server's header is too long, or memory is short");

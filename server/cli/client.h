@@ -63,8 +63,8 @@ typedef struct cli_sink {
     void *user;
 } cli_sink;
 
-/* url: http://HOST[:PORT][/BASE], https://... or unix:PATH. A /v1 at the end is dropped, since
- * people copy it from other clients' settings. */
+/* url: http://HOST[:PORT][/BASE], https://... or unix:PATH[:/BASE]. A /v1 at the end is dropped,
+ * since people copy it from other clients' settings. */
 tnl_status cli_client_open(cli_client **out, const char *url, const cli_client_opts *o,
                            tnl_error *err);
 /* Calls under way end without their sinks hearing of it. NULL allowed. */

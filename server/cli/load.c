@@ -80,7 +80,7 @@ static const cli_spec spec = {
     .name = "tnl load",
     .args = "URL",
     .about = "Put load on a server and measure what its users would see. URL is http://HOST:PORT,\n"
-             "https://HOST or unix:PATH.",
+             "https://HOST or unix:PATH[:/BASE].",
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
     .min_args = 1,

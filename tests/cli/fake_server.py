@@ -37,7 +37,7 @@ def refusal(status, code, message):
 
 
 def stream(path, words):
-    kind, body = STREAMS[path]
+    kind, body = next(v for k, v in STREAMS.items() if path.endswith(k))
     return reply(body(words), kind=kind)
 
 

@@ -34,6 +34,9 @@ def url(server):
     return "http://127.0.0.1:%d" % server.port
 
 
+ANSWER = stream("/generate", [" word"] * 64)
+
+
 def load(tnl, url, *args, code=0, **kw):
     return tnl("load", url, "--json", *args, code=code, **kw).json
 
@@ -215,7 +218,25 @@ def test_unix_socket(tnl, tmp_path):
     with Fake(unix=tmp_path / "s") as fake:
         r = load(tnl, fake.url, "-n", 3, "-d", "chat")
         assert r["answered"] == 3 and fake.bodies[0]["model"] == "fake"
-    assert "connect" in tnl("load", "unix:/nonexistent", "-n", 1, code=69).err
+        load(tnl, fake.url + ":/base/v1/", "-n", 1)
+        assert fake.requests[-1][0] == "/base/generate"
+    assert "connect to /nonexistent" in tnl("load", "unix:/nonexistent", "-n", 1, code=69).err
+
+
+def test_memory_does_not_grow_with_the_run():
+    """Twenty times the requests, the same peak."""
+    if harness.SANITIZED:
+        pytest.skip("a sanitizer keeps what is freed")
+
+    def peak(n):
+        with Fake(lambda *_: ANSWER) as fake, open(os.devnull, "w") as out:
+            p = subprocess.Popen([BIN, "load", fake.url, "-n", str(n), "-c", "8"], stdout=out)
+            _, status, usage = os.wait4(p.pid, 0)
+            p.returncode = os.waitstatus_to_exitcode(status)
+            assert p.returncode == 0
+            return usage.ru_maxrss
+
+    assert peak(4000) < peak(200) + 2048  # KiB
 
 
 def test_tls(tnl, tmp_path):
