@@ -66,7 +66,9 @@ static bool hear(int fd, char *out, size_t cap) {
 static tnl_status judge(const char *dir, const char *said, bool in_time, int status,
                         tnl_error *err) {
     const size_t prefix = sizeof program - 1;
-    if (in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+    int code = in_time && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    /* a program without a tokenizer has nothing to try, and opens none */
+    if (code == 0 || code == tnl_status_exit_code(TNL_E_UNSUPPORTED))
         return TNL_OK;
     if (in_time && strncmp(said, program, prefix) == 0 && said[prefix] == ':')
         return tnl_fail(err, TNL_E_DATA, "%.*s", (int)strcspn(said + prefix + 2, "\n"),
