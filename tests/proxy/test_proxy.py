@@ -59,6 +59,16 @@ def test_stream_while_it_runs(pair, proxy, accept):
     pair.wait_running(0)
 
 
+def test_short_answers_are_whole(pair, proxy):
+    """An answer that is there with the last byte of the request must not be cut."""
+    tokens = [x["token"]["id"] for x in pair.golden if "token" in x]
+    for i in range(60):
+        r = ask(proxy.port, pair.servers[0].CONTROL)
+        assert r.status == 200 and [x["token"]["id"] for x in r.lines if "token" in x] == tokens, i
+        assert r.lines[-1]["finish_reason"] == "length"
+        pair.wait_running(0)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_ends_the_generation(pair, proxy, stream):
     phase = 'tnl_requests_cancelled_total{phase="decode"}'
@@ -103,15 +113,16 @@ def test_large_bodies(pair, proxy):
     fields = json.dumps({"prompt": [5], "max_tokens": 2, "stream": False}).encode()
     r = ask(proxy.port, fields + b" " * (4100000 - len(fields)))
     assert r.status == 200 and len(r.json["tokens"]) == 2
-    # the limit; an answer before the whole body is there may close the connection
-    with Raw(proxy.port) as c:
-        c.request(["POST /generate HTTP/1.1", "Host: " + NAME, "Content-Length: 4194305"])
-        try:
-            c.send(b" " * 4194305)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        r = c.reply()
-        assert r.status == 413, r.body
+    # beyond the limit; an answer before the whole body is there may close the connection
+    for length, sent in (4194305, 4194305), (99999999, 200000):
+        with Raw(proxy.port) as c:
+            c.request(["POST /generate HTTP/1.1", "Host: " + NAME, "Content-Length: %d" % length])
+            try:
+                c.send(b" " * sent)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            r = c.reply()
+            assert r.status == 413, r.body
 
 
 def fill(server):
