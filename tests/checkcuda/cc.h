@@ -12,6 +12,7 @@ typedef struct cc {
     uint64_t seed, rng;
     const char *filter, *test;
     int rounds;
+    bool bench;
     long cases, failures;
 } cc;
 
@@ -34,6 +35,9 @@ size_t cc_shared_bytes(void); /* that a block may have */
 void *cc_device(size_t bytes);
 void *cc_device_copy(const void *host, size_t bytes);
 void cc_fetch(void *host, const void *device, size_t bytes); /* waits for kernels */
+void *cc_device_fill(size_t bytes, int byte);
+void cc_device_move(void *to, const void *from, size_t bytes); /* not waited for */
+bool cc_emulated(void);
 void cc_device_free(void *p);
 /* Waits for kernels; NULL or the device's error. */
 const char *cc_sync(void);
@@ -42,5 +46,6 @@ const char *cc_sync(void);
 void cc_check_linattn(cc *c);
 void cc_check_linear(cc *c);
 void cc_check_rows(cc *c);
+void cc_bench(void);
 
 #endif

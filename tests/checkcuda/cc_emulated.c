@@ -20,13 +20,25 @@ size_t cc_shared_bytes(void) {
     return 163 << 10; /* compute capability 8.0 */
 }
 
+bool cc_emulated(void) {
+    return true;
+}
+
 void *cc_device(size_t bytes) {
+    return cc_device_fill(bytes, 0xFF);
+}
+
+void cc_device_move(void *to, const void *from, size_t bytes) {
+    memcpy(to, from, bytes);
+}
+
+void *cc_device_fill(size_t bytes, int byte) {
     void *p = NULL;
     if (posix_memalign(&p, 256, bytes ? bytes : 1) != 0) {
         fprintf(stderr, "checkcuda: no memory\n");
         exit(2);
     }
-    memset(p, 0xFF, bytes);
+    memset(p, byte, bytes);
     return p;
 }
 

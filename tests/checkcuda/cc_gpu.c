@@ -35,10 +35,22 @@ size_t cc_shared_bytes(void) {
     return properties.sharedMemPerBlockOptin;
 }
 
+bool cc_emulated(void) {
+    return false;
+}
+
 void *cc_device(size_t bytes) {
+    return cc_device_fill(bytes, 0xFF);
+}
+
+void cc_device_move(void *to, const void *from, size_t bytes) {
+    must(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, NULL), "copy");
+}
+
+void *cc_device_fill(size_t bytes, int byte) {
     void *p = NULL;
     must(cudaMalloc(&p, bytes ? bytes : 1), "memory");
-    must(cudaMemset(p, 0xFF, bytes ? bytes : 1), "memory");
+    must(cudaMemset(p, byte, bytes ? bytes : 1), "memory");
     return p;
 }
 

@@ -11,6 +11,7 @@
 enum { NO_DEVICE = 77 }; /* Meson: skipped */
 
 static const char usage[] = "usage: checkcuda [--filter TEXT] [--seed N] [--rounds N]\n"
+                            "       checkcuda --bench\n"
                             "  --filter  only tests whose name contains TEXT\n"
                             "  --seed    repeat a run; default: the time\n"
                             "  --rounds  run all checks so many times\n"
@@ -61,6 +62,8 @@ bool cc_expect(cc *c, bool ok, const char *fmt, ...) {
 }
 
 static bool parse(cc *c, int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "--bench") == 0)
+        return c->bench = true;
     for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!value)
@@ -85,8 +88,12 @@ int main(int argc, char **argv) {
     }
     const char *none = cc_place_open(c.seed);
     if (none) {
-        printf("checkcuda: %s\n", none);
+        fprintf(stderr, "checkcuda: %s\n", none);
         return NO_DEVICE;
+    }
+    if (c.bench) {
+        cc_bench();
+        return 0;
     }
     c.rng = c.seed;
     for (int r = 0; r < c.rounds; r++) {

@@ -3,3 +3,4 @@
 #include "kernels/cuda/linattn_step.cu"
 #include "kernels/cuda/linear_cuda.cu"
 #include "kernels/cuda/rows_cuda.cu"
+#include "kernels/cuda/peaks_cuda.cu"

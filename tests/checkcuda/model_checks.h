@@ -1,0 +1,18 @@
+/* Checks of the CUDA backend under the model, on a device and on the host in its place; cmocka. */
+#ifndef TNL_TESTS_MODEL_CHECKS_H
+#define TNL_TESTS_MODEL_CHECKS_H
+
+#include "model/forward.h"
+
+extern const char *mc_folder; /* of the model; set first */
+
+mdl_model *mc_open_model(const char *device);
+mdl_ctx *mc_open_ctx(mdl_model *m);
+void mc_token_ids(int32_t *ids, int n, uint32_t seed);
+/* The logits after these tokens, malloc'd. */
+float *mc_feed(mdl_ctx *ctx, const mdl_model *m, mdl_state *s, const int32_t *ids, int n);
+
+void mc_near_cpu(void **unused);
+void mc_same_bytes(void **unused);
+
+#endif
