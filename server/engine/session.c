@@ -19,7 +19,9 @@ void eng_sessions_params_default(eng_sessions_params *p) {
 }
 
 int64_t eng_session_clock(void) {
-    return (int64_t)time(NULL);
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 /* ---- ids ---- */
@@ -366,8 +368,8 @@ tnl_status eng_session_get(eng_sessions *st, uint64_t key, const eng_session_id 
     if (s)
         *out = (eng_session_info){.tokens = s->n,
                                   .bytes = s->bytes,
-                                  .created = s->created,
-                                  .used = s->used,
+                                  .created = s->created / 1000000,
+                                  .used = s->used / 1000000,
                                   .busy = s->lease != NULL,
                                   .in_memory = s->snap != NULL,
                                   .saved = s->saved == s->version && s->saved > 0};

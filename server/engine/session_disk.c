@@ -205,7 +205,7 @@ static void keep_found(eng_sessions *st, const eng_session_meta *m) {
     }
     s->created = m->created;
     s->used = m->used;
-    s->idle_since -= s->used < now ? (double)(now - s->used) : 0;
+    s->idle_since -= s->used < now ? (double)(now - s->used) * 1e-6 : 0;
     s->version = s->saved = 1;
     s->has_file = true;
     s->file_bytes = eng_session_file_bytes(&st->codec, m->n, m->pos);

@@ -25,7 +25,8 @@ typedef struct eng_session_codec {
 typedef struct eng_session_meta {
     eng_session_id id;
     uint64_t key;
-    int64_t n, pos, created, used;
+    int64_t n, pos;
+    int64_t created, used; /* wall clock, microseconds */
 } eng_session_meta;
 
 uint64_t eng_session_file_bytes(const eng_session_codec *c, int64_t n, int64_t pos);

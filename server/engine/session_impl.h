@@ -33,7 +33,7 @@ typedef struct eng_session {
     eng_snapshot *snap;      /* NULL: on the disk only */
     int64_t n;               /* tokens */
     size_t bytes;            /* of the snapshot */
-    int64_t created, used;   /* wall clock, seconds: to be shown and saved */
+    int64_t created, used;   /* wall clock, microseconds: to be shown and saved */
     double idle_since;       /* monotonic, seconds: a clock that is set drops nothing */
     uint64_t version, saved; /* commits, from 1; the one that the disk has, 0: none */
     uint64_t file_bytes;     /* on the disk */
@@ -86,7 +86,7 @@ struct eng_sessions {
     bool cleaning;
 };
 
-int64_t eng_session_clock(void); /* wall clock, seconds */
+int64_t eng_session_clock(void); /* wall clock, microseconds */
 
 /* ---- session.c ---- */
 

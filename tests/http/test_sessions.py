@@ -571,3 +571,130 @@ def test_folder_is_checked(model, home, tmp_path):
     assert code == 2 and "mode 777" in err
     code, err = fails(model, "--session-dir", str(tmp_path / "a" / "b"))
     assert code == 74 and "mkdir" in err
+
+
+class Tenant:
+    """One key's sessions as they should be; the one used longest ago comes first."""
+    MOST = 4
+
+    def __init__(self, s, name, rng):
+        self.s, self.rng = s, rng
+        self.head = {"Authorization": "Bearer %s-key-0123456789abcdef" % name}
+        self.texts = {}
+        self.gone = [NOBODY]
+
+    def ask(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode() if body != "" else b""
+        return self.s.ask(method, path, data, self.head)
+
+    def used(self, sid, text):
+        self.texts.pop(sid, None)
+        self.texts[sid] = text
+
+    def room(self):
+        if len(self.texts) == self.MOST:
+            old = next(iter(self.texts))
+            del self.texts[old]
+            self.gone.append(old)
+
+    def any(self):
+        """A session of ours, or one that is not."""
+        if self.texts and self.rng.random() < 0.8:
+            return self.rng.choice(list(self.texts))
+        return self.rng.choice(self.gone + self.others())
+
+    def check(self, r, sid, status=200):
+        if sid in self.texts:
+            assert r.status == status, r.body
+            return status == 200
+        assert (r.status, r.code) == (404, "unknown_session")
+        return False
+
+    # ---- what can be done
+
+    def create(self):
+        r = self.ask("POST", "/sessions", "")
+        self.room()
+        self.used(r.json["session_id"], [])
+
+    def generate(self, sid, **more):
+        prompt = tokens(self.rng, 20)
+        return prompt, self.ask("POST", "/generate", {
+            "prompt": prompt, "session_id": sid, "stream": False, **CONTROL, **more})
+
+    def turn(self, sid=None):
+        sid = sid or self.any()
+        prompt, r = self.generate(sid)
+        if self.check(r, sid):
+            text = self.texts[sid] + prompt + [t["id"] for t in r.json["tokens"]]
+            assert r.json["session_tokens"] == len(text)
+            self.used(sid, text)
+
+    def begin(self):
+        prompt, r = self.generate("new")
+        self.room()
+        self.used(r.json["session_id"], prompt + [t["id"] for t in r.json["tokens"]])
+
+    def fail(self):
+        sid = self.any()
+        r = self.generate(sid, echo=True)[1]
+        assert (r.status, r.code) == (400, "conflict")
+        r = self.generate(sid, logit_bias={str(i): -100 for i in range(700)})[1]
+        if not self.check(r, sid, 400):
+            if sid in self.texts:
+                self.used(sid, self.texts[sid])
+
+    def fork(self):
+        sid = self.any()
+        r = self.ask("POST", "/sessions/%s/fork" % sid, "")
+        if self.check(r, sid):
+            self.used(sid, self.texts[sid])
+            text = self.texts[sid]
+            self.room()
+            self.used(r.json["session_id"], list(text))
+
+    def delete(self):
+        sid = self.any()
+        if self.check(self.ask("DELETE", "/sessions/" + sid), sid):
+            del self.texts[sid]
+            self.gone.append(sid)
+
+    def look(self):
+        sid = self.any()
+        r = self.ask("GET", "/sessions/" + sid)
+        if self.check(r, sid):
+            assert r.json["tokens"] == self.texts[sid] and not r.json["busy"]
+
+
+def test_random_operations(model, tmp_path, home, rng):
+    """Three keys at once, each held against a plain dictionary; then all of it after a restart."""
+    names = ["anna", "bert", "carl"]
+    keys = tmp_path / "keys"
+    keys.write_text("".join("%s %s-key-0123456789abcdef\n" % (n, n) for n in names))
+    keys.chmod(0o600)
+    flags = ["--api-key-file", str(keys), "--key-sessions", str(Tenant.MOST), "--session-dir", home]
+    tenants = [Tenant(None, n, random.Random(rng.random())) for n in names]
+    for t in tenants:
+        t.others = lambda t=t: [sid for o in tenants if o is not t for sid in list(o.texts)]
+
+    def act(t):
+        for _ in range(100 if SANITIZED else 200):
+            t.rng.choice([t.create, t.turn, t.turn, t.turn, t.begin, t.fail, t.fork, t.delete,
+                          t.look])()
+
+    def find(t):
+        t.texts = {sid: text for sid, text in t.texts.items() if text}  # empty: not saved
+        for sid, text in list(t.texts.items()):
+            assert t.ask("GET", "/sessions/" + sid).json["tokens"] == text
+            t.turn(sid)  # a start knows the order of their last commits only
+        for sid in t.gone:
+            assert t.ask("GET", "/sessions/" + sid).status == 404
+
+    for do in (act, find, act, find):
+        s = Server(model, *flags)
+        try:
+            for t in tenants:
+                t.s = s
+            together([lambda t=t: do(t) for t in tenants])
+        finally:
+            s.close()
