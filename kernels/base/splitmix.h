@@ -1,5 +1,6 @@
 /* splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
- * for seeds, random weights and measurements; tokens are drawn with server/engine/rng.h. */
+ * for seeds, random weights and measurements; tokens are drawn with
+ * server/engine/sampling/rng.h. */
 #ifndef TNL_BASE_SPLITMIX_H
 #define TNL_BASE_SPLITMIX_H
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "model/model.h"
-#include "server/cli/options.h"
+#include "server/cli/options/options.h"
 #include "server/engine/engine.h" /* tok_model, with and without a tokenizer */
 
 int cli_serve(int argc, char **argv); /* built with -Dserver only */

@@ -4,7 +4,7 @@
 #include <sys/random.h>
 
 #include "server/cli/cli.h"
-#include "server/http/keys.h"
+#include "server/http/access/keys.h"
 
 enum { RANDOM_BYTES = 24 };
 
@@ -40,10 +40,10 @@ static tnl_status make_key(char *out, size_t room, tnl_error *err) {
 /* The line, checked by the reader of key files. */
 static tnl_status make_line(char *out, size_t room, const char *key, const cli_args *a,
                             tnl_error *err) {
-    uint8_t digest[SRV_SHA256_BYTES];
-    char hex[2 * SRV_SHA256_BYTES + 1];
+    uint8_t digest[TNL_SHA256_BYTES];
+    char hex[2 * TNL_SHA256_BYTES + 1];
     srv_keys *keys;
-    srv_sha256(digest, key, strlen(key));
+    tnl_sha256_of(digest, key, strlen(key));
     put_hex(hex, digest, sizeof digest);
     size_t at = (size_t)snprintf(out, room, "%s sha256:%s", a->v[0], hex);
     for (int i = 1; i < a->n && at < room; i++)

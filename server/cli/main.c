@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "server/cli/cli.h"
-#include "server/cli/options.h"
+#include "server/cli/options/options.h"
 
 typedef struct command {
     const char *name;

@@ -6,7 +6,7 @@
 
 #include "server/engine/core.h"
 #include "server/engine/params.h"
-#include "server/engine/session_impl.h"
+#include "server/engine/states/session_impl.h"
 
 void eng_open_params_default(eng_open_params *p) {
     memset(p, 0, sizeof *p);

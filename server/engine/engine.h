@@ -38,7 +38,7 @@ enum {
 };
 
 /* Sampling and stopping. eng_params_default fills the documented defaults; ranges are checked at
- * the door (server/http/json_in, the command line), eng_submit re-checks and refuses. */
+ * the door (server/http/json/json_in, the command line), eng_submit re-checks and refuses. */
 typedef struct eng_params {
     int64_t max_tokens;       /* 0..1,000,000; default 256 */
     float temperature;        /* 0 (greedy; also anything below 1e-3) .. 100; default 1 */

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/engine/sampler.h"
+#include "server/engine/sampling/sampler.h"
 
 tnl_status eng_history_open(eng_history *h, int64_t vocab, tnl_error *err) {
     memset(h, 0, sizeof *h);

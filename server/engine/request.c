@@ -9,7 +9,7 @@
 
 #include "server/engine/core.h"
 #include "server/engine/params.h"
-#include "server/engine/session_impl.h"
+#include "server/engine/states/session_impl.h"
 
 const char *const eng_finish_names[] = {
     [ENG_FINISH_NONE] = "none", [ENG_FINISH_LENGTH] = "length",       [ENG_FINISH_STOP] = "stop",

@@ -12,8 +12,8 @@
 #include <stdatomic.h>
 
 #include "server/engine/engine.h"
-#include "server/engine/grammar.h"
-#include "server/engine/sampler.h"
+#include "server/engine/grammar/grammar.h"
+#include "server/engine/sampling/sampler.h"
 #include "server/engine/text.h"
 
 typedef enum eng_phase { ENG_PHASE_QUEUE, ENG_PHASE_PREFILL, ENG_PHASE_DECODE } eng_phase;

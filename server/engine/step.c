@@ -4,7 +4,7 @@
 
 #include "kernels/base/log.h"
 #include "server/engine/core.h"
-#include "server/engine/session_impl.h"
+#include "server/engine/states/session_impl.h"
 
 /* ---- entering and leaving a slot ---- */
 

@@ -8,7 +8,7 @@
  * sums, so that no counter of /metrics ever falls. */
 #include <time.h>
 
-#include "server/http/chat_template.h"
+#include "server/http/api/chat_template.h"
 #include "server/http/server.h"
 
 srv_backend *srv_backend_take(srv_server *srv) {

@@ -10,8 +10,8 @@
 #include <time.h>
 
 #include "kernels/base/log.h"
-#include "server/http/caller.h"
-#include "server/http/json_in.h"
+#include "server/http/access/caller.h"
+#include "server/http/json/json_in.h"
 
 enum { SEND_BUFFER = 65536, LINGER_MS = 2000 };
 

@@ -4,7 +4,7 @@
 #ifndef TNL_HTTP_ERRORS_H
 #define TNL_HTTP_ERRORS_H
 
-#include "server/http/json_out.h"
+#include "server/http/json/json_out.h"
 
 #define SRV_INVALID "invalid_request_error"
 #define SRV_OVERLOADED "overloaded_error"

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "server/http/caller.h"
+#include "server/http/access/caller.h"
 
 typedef struct heads {
     int count, host, length, encoding, authorization;

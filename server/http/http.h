@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "kernels/base/status.h"
-#include "server/engine/session.h"
+#include "server/engine/states/session.h"
 #include "server/http/settings.h"
 
 typedef struct srv_server srv_server;

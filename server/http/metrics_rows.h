@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "server/engine/session.h"
+#include "server/engine/states/session.h"
 
 typedef struct srv_figures {
     eng_metrics eng;

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "server/http/caller.h"
+#include "server/http/access/caller.h"
 
 void srv_reply_body(srv_req *req, int status, const char *type, srv_buf *body) {
     srv_reply *r = &req->reply;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "kernels/base/log.h"
-#include "server/http/caller.h"
+#include "server/http/access/caller.h"
 
 static void write_text(const srv_req *req, int status, int64_t ms) {
     char work[160] = "";

@@ -17,12 +17,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "server/http/access.h"
-#include "server/http/dialect.h"
+#include "server/http/access/access.h"
+#include "server/http/api/dialect.h"
 #include "server/http/errors.h"
-#include "server/http/fields.h"
+#include "server/http/api/fields.h"
 #include "server/http/http.h"
-#include "server/http/json_out.h"
+#include "server/http/json/json_out.h"
 #include "server/http/listen.h"
 #include "server/http/tls.h"
 

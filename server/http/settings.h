@@ -1,5 +1,5 @@
 /* Settings of the HTTP side, as plain data. The rows that fill it (flags, TNL_* variables, config
- * keys, ranges, defaults, help) are in server/cli/serve_options.c. Immutable after start; any
+ * keys, ranges, defaults, help) are in server/cli/serve/serve_options.c. Immutable after start; any
  * thread. */
 #ifndef TNL_HTTP_SETTINGS_H
 #define TNL_HTTP_SETTINGS_H
@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "server/http/limits.h"
+#include "server/http/access/limits.h"
 
 typedef struct srv_settings {
     const char *host;

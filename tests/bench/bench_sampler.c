@@ -7,8 +7,8 @@
 #include <time.h>
 
 #include "server/engine/params.h"
-#include "server/engine/rows.h"
-#include "server/engine/sampler.h"
+#include "server/engine/sampling/rows.h"
+#include "server/engine/sampling/sampler.h"
 
 enum { VOCAB = 64000, ROWS = 32, HISTORY = 4000, CALLS = 200 };
 

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "kernels/base/utf8.h"
-#include "server/cli/chat_log.h"
-#include "server/cli/client_dialect.h"
+#include "server/cli/chat/chat_log.h"
+#include "server/cli/client/client_dialect.h"
 #include "server/cli/terminal.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -2,8 +2,8 @@
  * and forwarding headers of any bytes against a reading of their last item. */
 #include <string.h>
 
-#include "server/http/keys.h"
-#include "server/http/peer.h"
+#include "server/http/access/keys.h"
+#include "server/http/access/peer.h"
 #include "tests/fuzz/fuzz.h"
 
 static void check_keys(const srv_keys *k) {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "server/engine/params.h"
-#include "server/engine/sampler.h"
+#include "server/engine/sampling/sampler.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { MAX_VOCAB = 200 };

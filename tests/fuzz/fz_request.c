@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "kernels/base/utf8.h"
-#include "server/http/json_in.h"
+#include "server/http/json/json_in.h"
 
 enum { VOCAB = 700, MAX_PROMPT = 1000 };
 static const srv_in_limits limits = {

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "server/engine/session_file.h"
+#include "server/engine/states/session_file.h"
 
 enum { VOCAB = 100, BLOCK = 8, CORE = 64, HEAD = ENG_SESSION_HEADER, SEAL = 224, N = 96 };
 enum { MAGIC = 1, SIZES = 2, DIGESTS = 4, SEALED = 8 };

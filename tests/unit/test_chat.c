@@ -11,7 +11,7 @@
 
 #include "kernels/base/splitmix.h"
 #include "kernels/base/utf8.h"
-#include "server/cli/chat_log.h"
+#include "server/cli/chat/chat_log.h"
 #include "server/cli/terminal.h"
 
 /* ---- the filter ---- */

@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-#include "server/cli/client_dialect.h"
-#include "server/cli/client_key.h"
+#include "server/cli/client/client_dialect.h"
+#include "server/cli/client/client_key.h"
 
 typedef struct heard {
     char text[4096]; /* items, each closed by '|' */

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "engine_bench.h"
-#include "server/engine/sampler.h"
+#include "server/engine/sampling/sampler.h"
 
 /* ---- endings ---- */
 

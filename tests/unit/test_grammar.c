@@ -13,8 +13,8 @@
 #include <cmocka.h>
 
 #include "kernels/base/json_scan.h"
-#include "server/engine/grammar.h"
-#include "server/engine/vocab.h"
+#include "server/engine/grammar/grammar.h"
+#include "server/engine/grammar/vocab.h"
 
 static uint64_t state = 88172645463325252u;
 

@@ -10,14 +10,14 @@
 
 #include <cmocka.h>
 
-#include "server/http/access.h"
-#include "server/http/sha256.h"
+#include "server/http/access/access.h"
+#include "kernels/base/sha256.h"
 
 static void expect_digest(const char *data, size_t n, const char *want) {
-    uint8_t d[SRV_SHA256_BYTES];
-    char hex[2 * SRV_SHA256_BYTES + 1];
-    srv_sha256(d, data, n);
-    for (int i = 0; i < SRV_SHA256_BYTES; i++)
+    uint8_t d[TNL_SHA256_BYTES];
+    char hex[2 * TNL_SHA256_BYTES + 1];
+    tnl_sha256_of(d, data, n);
+    for (int i = 0; i < TNL_SHA256_BYTES; i++)
         snprintf(hex + 2 * i, 3, "%02x", d[i]);
     assert_string_equal(hex, want);
 }

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "server/http/keys.h"
+#include "server/http/access/keys.h"
 
 #define SECRET "secret-0123456789"
 #define HEX                                                                                        \

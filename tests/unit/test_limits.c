@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-#include "server/http/limits.h"
-#include "server/http/tenant.h"
+#include "server/http/access/limits.h"
+#include "server/http/access/tenant.h"
 
 enum { MINUTE = 60000 };
 

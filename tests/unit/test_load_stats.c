@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "kernels/base/splitmix.h"
-#include "server/cli/load_stats.h"
+#include "server/cli/load/load_stats.h"
 
 enum { SAMPLES = 20000 };
 

@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-#include "server/cli/options.h"
-#include "server/cli/options_file.h"
+#include "server/cli/options/options.h"
+#include "server/cli/options/options_file.h"
 
 typedef struct settings {
     bool stream;

@@ -12,7 +12,7 @@
 #include <arpa/inet.h>
 #include <sys/un.h>
 
-#include "server/http/peer.h"
+#include "server/http/access/peer.h"
 
 static srv_addr addr(const char *text) {
     srv_addr a = {0};

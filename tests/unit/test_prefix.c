@@ -9,7 +9,7 @@
 
 #include "engine_bench.h"
 #include "model/state.h"
-#include "server/engine/prefix.h"
+#include "server/engine/states/prefix.h"
 
 enum { MOST = 400 };
 

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "server/engine/rowmath.h"
+#include "server/engine/sampling/rowmath.h"
 
 static const uint64_t test_seed = 20240917;
 

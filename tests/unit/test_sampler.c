@@ -11,9 +11,9 @@
 #include <cmocka.h>
 
 #include "server/engine/params.h"
-#include "server/engine/rng.h"
-#include "server/engine/rows.h"
-#include "server/engine/sampler.h"
+#include "server/engine/sampling/rng.h"
+#include "server/engine/sampling/rows.h"
+#include "server/engine/sampling/sampler.h"
 
 static const uint64_t test_seed = 20240917;
 

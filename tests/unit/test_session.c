@@ -14,7 +14,7 @@
 
 #include "engine_bench.h"
 #include "folder.h"
-#include "server/engine/session.h"
+#include "server/engine/states/session.h"
 
 enum { KEY = 7, TEXT_MAX = 4096 };
 

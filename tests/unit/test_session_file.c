@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "server/engine/session_file.h"
+#include "server/engine/states/session_file.h"
 
 enum { VOCAB = 1000, BLOCK = 16, CORE = 4096, N = 75, POS = 64, FILE_BYTES = 256 + 4 * N + CORE };
 
