@@ -508,11 +508,13 @@ def test_reload(model, tmp_path, rng):
     """The same model again: sessions go on. Another one: they are unknown."""
     folder = str(tmp_path / "m")
     shutil.copytree(model, folder)
-    s = Server(folder)
+    s = Server(folder, "--sessions", "2")
     try:
         def reload(n):
             s.process.send_signal(signal.SIGHUP)
             wait_until(lambda: s.metric('tnl_model_reloads_total{result="success"}') == n, "reloaded")
+        for _ in range(3):
+            create(s)
         sid, text = create(s), []
         turn(s, sid, text, tokens(rng), **CONTROL)
         reload(1)
@@ -522,8 +524,10 @@ def test_reload(model, tmp_path, rng):
         weights = next(n for n in os.listdir(fresh) if n.endswith((".safetensors", ".bin")))
         flip(os.path.join(fresh, weights), os.path.getsize(os.path.join(fresh, weights)) - 4)
         os.rename(os.path.join(fresh, weights), os.path.join(folder, weights))
+        assert s.metric("tnl_sessions_dropped_total") == 2
         reload(2)
         assert s.get("/sessions/" + sid).status == 404
+        assert s.metric("tnl_sessions_dropped_total") == 2
         text = []
         turn(s, create(s), text, tokens(rng), **CONTROL)
     finally:

@@ -273,9 +273,19 @@ static void init_sync(eng_sessions *st) {
     pthread_mutex_init(&st->files, NULL);
 }
 
+/* So that no figure that counts up ever falls. */
+static void take_counters(eng_sessions *st, eng_sessions *before) {
+    eng_session_stats s;
+    eng_sessions_stats(before, &s);
+    st->saves = s.saves;
+    st->save_errors = s.save_errors;
+    st->restores = s.restores;
+    st->refused = s.refused;
+    st->dropped = s.dropped;
+}
+
 static tnl_status open_store(eng_sessions **out, mdl_model *m, const tok_model *tokenizer,
-                             const eng_sessions_params *p, const eng_sessions *before,
-                             tnl_error *err) {
+                             const eng_sessions_params *p, eng_sessions *before, tnl_error *err) {
     *out = NULL;
     if (p->most < 1)
         return tnl_fail(err, TNL_E_USAGE, "sessions: at most %lld, expected >= 1",
@@ -288,6 +298,8 @@ static tnl_status open_store(eng_sessions **out, mdl_model *m, const tok_model *
     init_sync(st);
     st->p = *p;
     st->dir_fd = st->lock_fd = -1;
+    if (before)
+        take_counters(st, before);
     st->model = m;
     st->tokenizer = tokenizer;
     st->codec.vocab = mdl_model_spec(m)->vocab;
