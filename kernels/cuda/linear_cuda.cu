@@ -36,6 +36,7 @@ struct linear_args {
     kn_linear p; /* p.w and p.w2 are the host's */
     kn_tensor w, w2;
     bool two, packed;
+    bool times; /* the outputs are there already, and multiplied with */
     int64_t groups, tile_bytes, lda;
     kn_qrows q;
     uint16_t *half; /* [N][lda] rows in bf16 */
@@ -158,6 +159,18 @@ KN_DEVICE void read_weights(uint32_t r[4], const uint16_t *row, int64_t at, int6
     }
 }
 
+/* 32 inputs of the lane's four outputs times those of a row. */
+KN_DEVICE void multiply_32(float low[4], float high[4], const uint32_t a[4][4],
+                           const uint32_t b[4]) {
+    KN_UNROLL
+    for (int half = 0; half < 4; half += 2) {
+        const uint32_t first[4] = {a[0][half], a[1][half], a[0][half + 1], a[1][half + 1]};
+        const uint32_t other[4] = {a[2][half], a[3][half], a[2][half + 1], a[3][half + 1]};
+        kn_mma_bf16(low, first, b + half);
+        kn_mma_bf16(high, other, b + half);
+    }
+}
+
 template <int NT>
 KN_DEVICE void sum_bf16(float *parts, const linear_args &x, const kn_tensor &w, int64_t group,
                         int64_t out, int64_t first) {
@@ -184,14 +197,7 @@ KN_DEVICE void sum_bf16(float *parts, const linear_args &x, const kn_tensor &w, 
             if (at < x.lda)
                 for (int i = 0; i < 4; i++)
                     b[i] = ((const uint32_t *)from)[i];
-            for (int half = 0; half < 4; half += 2) {
-                const uint32_t first_rows[4] = {a[0][half], a[1][half], a[0][half + 1],
-                                                a[1][half + 1]};
-                const uint32_t other_rows[4] = {a[2][half], a[3][half], a[2][half + 1],
-                                                a[3][half + 1]};
-                kn_mma_bf16(low[n], first_rows, b + half);
-                kn_mma_bf16(high[n], other_rows, b + half);
-            }
+            multiply_32(low[n], high[n], a, b);
         }
     }
     put_sums<float, NT>(parts, low, high);
@@ -320,6 +326,8 @@ KN_DEVICE void finish(const linear_args &x, float y, float z, int64_t out, int64
     if (x.two)
         y *= p.bias2 ? z + p.bias2[out] : z;
     float *to = p.y + row * p.ldy + out;
+    if (x.times)
+        y *= *to;
     *to = p.epi == KN_ADD ? *to + y : y;
 }
 
@@ -338,6 +346,112 @@ static __global__ void __launch_bounds__(PRODUCT_THREADS) products(linear_args x
         if (out < x.w.rows && row < x.p.n)
             finish(x, y[i], z[i], out, row);
     }
+}
+
+/* ---- many rows, bf16 weights ---- */
+
+/* A block owns 128 outputs of 128 rows, a warp 32 of 64. Weights and rows come to shared memory by
+ * asynchronous copies, 64 inputs a stage. A lane reads there what it would read in `sum_bf16` from
+ * memory, groups begin at zero and are added up ascending: the same sums as of few rows. */
+enum {
+    TILE = 128, /* outputs, rows */
+    TILE_INPUTS = 64,
+    TILE_BYTES = TILE * TILE_INPUTS * 2,
+    STAGES = 3,
+    WARP_TILES = 8, /* of eight rows */
+};
+
+/* 16-byte pieces of a row in an order that keeps the reads of eight lanes on different banks: those
+ * of weights are of rows 4g + i, those of inputs of rows g. */
+KN_DEVICE unsigned char *tile_piece(unsigned char *tile, int row, int piece, bool weights) {
+    const int turn = weights ? row & 7 : (row & 1) * 4 + (row >> 1 & 3);
+    return tile + row * TILE_INPUTS * 2 + (piece ^ turn) * 16;
+}
+
+KN_DEVICE void fetch_tile(unsigned char *tile, const uint16_t *from, int64_t ld, int64_t first,
+                          int64_t rows, int64_t at, bool weights) {
+    for (int i = (int)threadIdx.x; i < TILE * 8; i += PRODUCT_THREADS) {
+        const int row = i / 8, piece = i % 8;
+        const int64_t k = at + piece * 8, r = first + row < rows ? first + row : rows - 1;
+        uint32_t *to = (uint32_t *)tile_piece(tile, row, piece, weights);
+        if (k < ld)
+            kn_copy_async(to, from + r * ld + k);
+        else
+            to[0] = to[1] = to[2] = to[3] = 0;
+    }
+}
+
+KN_DEVICE void fetch_stage(unsigned char *shared, const linear_args &x, int64_t stage, int64_t out,
+                           int64_t row) {
+    unsigned char *at = shared + stage % STAGES * 2 * TILE_BYTES;
+    if (stage * TILE_INPUTS < x.w.cols) {
+        fetch_tile(at, (const uint16_t *)x.w.data, x.w.cols, out, x.w.rows, stage * TILE_INPUTS,
+                   true);
+        fetch_tile(at + TILE_BYTES, x.half, x.lda, row, x.p.n, stage * TILE_INPUTS, false);
+    }
+    kn_copy_commit();
+}
+
+KN_DEVICE void multiply_stage(float low[][4], float high[][4], unsigned char *W, unsigned char *X) {
+    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int warp = (int)threadIdx.x / 32, out = warp % 4 * 32, row = warp / 4 * 64;
+    KN_UNROLL
+    for (int step = 0; step < 2; step++) {
+        uint32_t a[4][4], b[4];
+        KN_UNROLL
+        for (int i = 0; i < 4; i++)
+            kn_read_shared_16(a[i], tile_piece(W, out + 4 * g + i, step * 4 + t, true));
+        KN_UNROLL
+        for (int n = 0; n < WARP_TILES; n++) {
+            kn_read_shared_16(b, tile_piece(X, row + n * 8 + g, step * 4 + t, false));
+            multiply_32(low[n], high[n], a, b);
+        }
+    }
+}
+
+/* y += sum, which begins again. */
+KN_DEVICE void close_group(float y[][4], float sum[][4]) {
+    KN_UNROLL
+    for (int n = 0; n < WARP_TILES; n++)
+        for (int e = 0; e < 4; e++) {
+            y[n][e] += sum[n][e];
+            sum[n][e] = 0;
+        }
+}
+
+KN_DEVICE void finish_tile(const linear_args &x, const float y[][4], int64_t out, int64_t row) {
+    const int t = (int)threadIdx.x % 4;
+    KN_UNROLL
+    for (int n = 0; n < WARP_TILES; n++)
+        for (int e = 0; e < 4;
+             e++) { /* y[n][0], [1]: one output, rows 2t, 2t+1; [2], [3]: the next */
+            const int64_t r = row + n * 8 + 2 * t + e % 2, o = out + e / 2;
+            if (r < x.p.n && o < x.w.rows)
+                finish(x, y[n][e], 0, o, r);
+        }
+}
+
+static __global__ void __launch_bounds__(PRODUCT_THREADS) tile_products(linear_args x) {
+    KN_SHARED(shared);
+    const int64_t out = (int64_t)blockIdx.x * TILE, row = (int64_t)blockIdx.y * TILE;
+    float low[WARP_TILES][4] = {}, high[WARP_TILES][4] = {};
+    float y_low[WARP_TILES][4] = {}, y_high[WARP_TILES][4] = {};
+    for (int stage = 0; stage < STAGES - 1; stage++)
+        fetch_stage(shared, x, stage, out, row);
+    for (int64_t stage = 0; stage * TILE_INPUTS < x.w.cols; stage++) {
+        kn_copy_wait<STAGES - 2>();
+        kn_sync_block(); /* this stage has come, the one before is done with */
+        fetch_stage(shared, x, stage + STAGES - 1, out, row);
+        unsigned char *at = shared + stage % STAGES * 2 * TILE_BYTES;
+        multiply_stage(low, high, at, at + TILE_BYTES);
+        if (stage % 2 == 1 || (stage + 1) * TILE_INPUTS >= x.w.cols) {
+            close_group(y_low, low);
+            close_group(y_high, high);
+        }
+    }
+    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
+    finish_tile(x, y_low, out + warp % 4 * 32 + 4 * g, row + warp / 4 * 64);
+    finish_tile(x, y_high, out + warp % 4 * 32 + 4 * g + 2, row + warp / 4 * 64);
 }
 
 /* ---- f32 and f16 weights ---- */
@@ -405,6 +519,28 @@ template <kn_dtype FORMAT> static void launch_products(const linear_args &x, cud
         launch_rows<FORMAT, 8>(x, stream);
 }
 
+static bool fits_tiles(const linear_args &x) {
+    return x.p.n > 64 && x.w.cols % 8 == 0 && (uintptr_t)x.w.data % 16 == 0 &&
+           (!x.two || ((uintptr_t)x.w2.data % 16 == 0 && x.p.epi == KN_STORE));
+}
+
+/* Of two matrices the second is multiplied with what the first has left. */
+static void launch_tiles(linear_args x, cudaStream_t stream) {
+    const dim3 grid(ceil_div(x.w.rows, TILE), ceil_div(x.p.n, TILE));
+    const bool two = x.two;
+    x.two = false;
+    kn_launch(tile_products, grid, dim3(PRODUCT_THREADS), (size_t)STAGES * 2 * TILE_BYTES, stream,
+              x);
+    if (!two)
+        return;
+    x.w = x.w2;
+    x.p.bias = x.p.bias2;
+    x.p.act = KN_ACT_NONE;
+    x.times = true;
+    kn_launch(tile_products, grid, dim3(PRODUCT_THREADS), (size_t)STAGES * 2 * TILE_BYTES, stream,
+              x);
+}
+
 static linear_args prepare(const kn_linear *p) {
     linear_args x = {};
     x.p = *p;
@@ -434,7 +570,9 @@ void kn_cuda_linear(const kn_linear *p, kn_cuda_stream where) {
     cudaStream_t stream = (cudaStream_t)where;
     kn_launch(make_rows, dim3((unsigned)p->n), dim3(ROW_THREADS), ROW_WARPS * sizeof(float), stream,
               x);
-    if (x.w.dtype == KN_BF16)
+    if (x.w.dtype == KN_BF16 && fits_tiles(x))
+        launch_tiles(x, stream);
+    else if (x.w.dtype == KN_BF16)
         launch_products<KN_BF16>(x, stream);
     else if (x.w.dtype == KN_Q8)
         launch_products<KN_Q8>(x, stream);

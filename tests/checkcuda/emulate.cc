@@ -304,6 +304,10 @@ void kn_read_16(uint32_t r[4], const void *global) {
     memcpy(r, global, 16);
 }
 
+void kn_read_shared_16(uint32_t r[4], const void *shared) {
+    kn_read_16(r, shared);
+}
+
 void kn_mma_u8s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const unsigned char *all = emu_exchange(mine, sizeof mine);

@@ -98,6 +98,7 @@ static inline uint32_t kn_bits_of_float(float x) {
 float kn_shfl_xor(float x, int mask);
 uint32_t kn_shfl_xor_bits(uint32_t x, int mask);
 void kn_read_16(uint32_t r[4], const void *global);
+void kn_read_shared_16(uint32_t r[4], const void *shared);
 void kn_mma_u8s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]);
 void kn_ldmatrix(uint32_t r[4], const void *row);
 void kn_ldmatrix_trans(uint32_t r[4], const void *row);
