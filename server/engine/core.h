@@ -9,13 +9,13 @@
 #include "model/forward.h"
 #include "server/engine/draft.h"
 #include "server/engine/engine.h"
+#include "server/engine/grammar/vocab.h"
 #include "server/engine/pace.h"
-#include "server/engine/states/prefix.h"
 #include "server/engine/request.h"
 #include "server/engine/sampling/rows.h"
 #include "server/engine/sampling/sampler.h"
 #include "server/engine/sched.h"
-#include "server/engine/grammar/vocab.h"
+#include "server/engine/states/prefix.h"
 
 /* Rows of logits beyond one for each slot: what echoed prompts and guesses may use in a step. */
 enum { ENG_EXTRA_ROWS = 32 };

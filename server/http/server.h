@@ -19,8 +19,8 @@
 
 #include "server/http/access/access.h"
 #include "server/http/api/dialect.h"
-#include "server/http/errors.h"
 #include "server/http/api/fields.h"
+#include "server/http/errors.h"
 #include "server/http/http.h"
 #include "server/http/json/json_out.h"
 #include "server/http/listen.h"

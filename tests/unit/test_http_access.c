@@ -10,8 +10,8 @@
 
 #include <cmocka.h>
 
-#include "server/http/access/access.h"
 #include "kernels/base/sha256.h"
+#include "server/http/access/access.h"
 
 static void expect_digest(const char *data, size_t n, const char *want) {
     uint8_t d[TNL_SHA256_BYTES];

@@ -16,9 +16,9 @@
 
 #include "kernels/base/json_scan.h"
 #include "kernels/base/utf8.h"
+#include "server/http/api/token_ids.h"
 #include "server/http/json/json_in.h"
 #include "server/http/json/json_out.h"
-#include "server/http/api/token_ids.h"
 
 static uint64_t state = 88172645463325252u;
 

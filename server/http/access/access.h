@@ -14,8 +14,8 @@
 #include "kernels/base/status.h"
 #include "server/http/access/keys.h"
 #include "server/http/access/peer.h"
-#include "server/http/settings.h"
 #include "server/http/access/tenant.h"
+#include "server/http/settings.h"
 
 /* Keys and who holds them; NULL keys: none is asked for. */
 typedef struct srv_holders {

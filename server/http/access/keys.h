@@ -18,9 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/base/sha256.h"
 #include "kernels/base/status.h"
 #include "server/http/access/limits.h"
-#include "kernels/base/sha256.h"
 
 enum {
     SRV_KEY_MIN = 16,

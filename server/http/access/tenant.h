@@ -11,10 +11,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "server/http/errors.h"
 #include "server/http/access/keys.h"
 #include "server/http/access/limits.h"
 #include "server/http/access/peer.h"
+#include "server/http/errors.h"
 
 /* What it has used, for /metrics. */
 typedef enum srv_figure {

@@ -2,8 +2,8 @@
  * the end, as lines or server-sent events, or gathered into one answer. */
 #include <string.h>
 
-#include "server/http/server.h"
 #include "server/http/api/text.h"
+#include "server/http/server.h"
 
 static void put_alts(srv_buf *b, const tok_model *t, const eng_event *ev) {
     srv_buf_puts(b, ",\"top_logprobs\":[");

@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "kernels/base/log.h"
+#include "server/http/api/text.h"
 #include "server/http/json/json_in.h"
 #include "server/http/server.h"
-#include "server/http/api/text.h"
 
 enum { INLINE_TOKENS = 4096 }; /* longer texts are for a worker */
 

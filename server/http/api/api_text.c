@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "kernels/base/log.h"
+#include "server/http/api/text.h"
 #include "server/http/json/json_in.h"
 #include "server/http/server.h"
-#include "server/http/api/text.h"
 
 static void refuse_status(srv_req *req, tnl_status s, const char *param, const tnl_error *err) {
     srv_problem p;

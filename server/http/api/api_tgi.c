@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/http/server.h"
 #include "server/http/api/text.h"
+#include "server/http/server.h"
 
 enum { TOKENS, TOP, PREFILL, HELD };
 

@@ -8,8 +8,8 @@
 #define TNL_HTTP_CHAT_TEMPLATE_H
 
 #include "model/spec.h"
-#include "server/http/errors.h"
 #include "server/http/api/fields.h"
+#include "server/http/errors.h"
 #include "server/http/http.h"
 
 /* By name, or NULL. NULL finds the plain one. */

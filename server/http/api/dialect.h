@@ -8,8 +8,8 @@
 #include <stdbool.h>
 
 #include "server/engine/engine.h"
-#include "server/http/errors.h"
 #include "server/http/api/fields.h"
+#include "server/http/errors.h"
 
 struct srv_req;
 

@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "server/http/server.h"
 #include "server/http/api/text.h"
+#include "server/http/server.h"
 
 srv_err srv_gen_error(tnl_status s) {
     switch (s) {

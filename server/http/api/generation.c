@@ -6,9 +6,9 @@
 #include <time.h>
 
 #include "kernels/base/log.h"
+#include "server/http/api/text.h"
 #include "server/http/json/json_in.h"
 #include "server/http/server.h"
-#include "server/http/api/text.h"
 
 /* ---- admission ---- */
 

@@ -5,8 +5,8 @@
 #ifndef TNL_HTTP_JSON_IN_H
 #define TNL_HTTP_JSON_IN_H
 
-#include "server/http/errors.h"
 #include "server/http/api/fields.h"
+#include "server/http/errors.h"
 
 /* Bounds a body is held to besides the table. */
 typedef struct srv_in_limits {

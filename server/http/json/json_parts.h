@@ -5,8 +5,8 @@
 
 #include <cjson/cJSON.h>
 
-#include "server/http/json/json_in.h"
 #include "server/http/api/token_ids.h"
+#include "server/http/json/json_in.h"
 
 /* A body being read. */
 typedef struct srv_reading {
