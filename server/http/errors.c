@@ -1,6 +1,7 @@
 /* The rows of errors.h and the JSON they become. */
 #include "server/http/errors.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/base/utf8.h"
@@ -33,6 +34,12 @@ bool srv_refuse(srv_problem *p, srv_err e, const char *param) {
         }
         memcpy(p->param, param, n);
     }
+    return false;
+}
+
+bool srv_conflict(srv_problem *p, const char *param, const char *rule) {
+    srv_refuse(p, SRV_ERR_CONFLICT, param);
+    snprintf(p->text, sizeof p->text, "%s %s.", p->param, rule);
     return false;
 }
 

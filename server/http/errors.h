@@ -85,6 +85,9 @@ const char *srv_err_text(const srv_problem *p);
  * cut at 64 bytes on a character boundary. */
 bool srv_refuse(srv_problem *p, srv_err e, const char *param);
 
+/* The same for a field that does not go together with another: "PARAM RULE." */
+bool srv_conflict(srv_problem *p, const char *param, const char *rule);
+
 /* Append {"message":..,"type":..,"param":..,"code":..}. */
 void srv_err_object(srv_buf *b, const srv_problem *p);
 

@@ -210,6 +210,8 @@ def test_refused(server, fields, status, code, param):
     r = server.post("/v1/completions", {**BASE, **fields})
     assert (r.status, r.code, r.param) == (status, code, param), r.body
     assert set(r.json["error"]) == {"message", "type", "param", "code"}
+    if code == "conflict":
+        assert r.json["error"]["message"].startswith(param + " ")
     assert server.metric("tnl_engine_steps_total") == steps
 
 

@@ -17,7 +17,7 @@ import tiny_model
 from harness import BIN, HANG, SANITIZED, Server, clean_env, wait_until
 
 ASK = {"prompt": [5, 6, 7], "max_tokens": 24, "seed": 3, "ignore_eos": True}
-STORY = {"prompt": [5, 6, 7, 8], "max_tokens": 600 if SANITIZED else 4000, "seed": 4,
+STORY = {"prompt": [5, 6, 7, 8], "max_tokens": 2000 if SANITIZED else 4000, "seed": 4,
          "ignore_eos": True}
 
 

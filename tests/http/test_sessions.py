@@ -140,6 +140,8 @@ def test_conflicts(server):
                           ({"prompt": ["a", "b"]}, "prompt")]:
         r = server.post("/v1/completions", {"prompt": "a", "session_id": sid, **fields})
         assert (r.status, r.code, r.param) == (400, "conflict", param)
+        message = r.json["error"]["message"]
+        assert message.startswith(param + " ") and "session_id" in message
     r = server.post("/generate_stream", {"inputs": "a", "session_id": sid})
     assert r.status == 422
     # and none of them holds it

@@ -233,6 +233,8 @@ static void find_one(eng_sessions *st, const char *name) {
         !eng_session_id_read(&id, text))
         return;
     int fd = open_session(st, &id);
+    if (fd < 0 && errno == ENOENT)
+        return; /* deleted meanwhile, by a store of another model */
     tnl_status s =
         fd < 0 ? tnl_fail(&err, errno == ELOOP ? TNL_E_DATA : TNL_E_IO, "open: %s", strerror(errno))
                : eng_session_file_head(&m, fd, &st->codec, &err);

@@ -33,7 +33,7 @@ static bool render(srv_req *req, srv_problem *p) {
 static bool prepare(srv_req *req, srv_problem *p) {
     srv_gen *g = &req->gen;
     if (g->top_logprobs >= 0 && !g->want_logprobs)
-        return srv_refuse(p, SRV_ERR_CONFLICT, "top_logprobs");
+        return srv_conflict(p, "top_logprobs", "needs logprobs: true");
     g->params.logprobs = g->top_logprobs > 0 ? g->top_logprobs : 0;
     if (!srv_openai_check(g, p) || !render(req, p))
         return false;

@@ -211,7 +211,9 @@ bool srv_session_take(srv_req *req, srv_problem *p) {
     if (!kept_here(req, p))
         return false;
     if (conflict(g))
-        return srv_refuse(p, SRV_ERR_CONFLICT, conflict(g));
+        return srv_conflict(p, conflict(g), conflict(g) == g->table->prompt
+                                                ? "may be one text only where there is a session_id"
+                                                : "does not go together with session_id");
     req->session_new = strcmp(g->session, "new") == 0;
     if (!req->session_new && !eng_session_id_read(&id, g->session))
         return srv_refuse(p, SRV_ERR_UNKNOWN_SESSION, "session_id");

@@ -16,9 +16,9 @@ static bool prepare(srv_req *req, srv_problem *p) {
     if (g->has_parameters && !g->do_sample && !g->has_sampling)
         g->params.temperature = 0;
     if (g->stream && g->best_of > 1)
-        return srv_refuse(p, SRV_ERR_CONFLICT, "best_of");
+        return srv_conflict(p, "best_of", "above 1 does not go together with a stream");
     if (g->prefill && (g->stream || !g->details))
-        return srv_refuse(p, SRV_ERR_CONFLICT, "decoder_input_details");
+        return srv_conflict(p, "decoder_input_details", "needs details, and no stream");
     g->params.echo = g->prefill;
     return true;
 }

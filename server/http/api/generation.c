@@ -119,7 +119,7 @@ static bool check_grammar(srv_req *req, srv_problem *p) {
     srv_gen *g = &req->gen;
     g->constrained = g->grammar != NULL;
     if (g->constrained && g->params.ignore_eos)
-        return srv_refuse(p, SRV_ERR_CONFLICT, "ignore_eos");
+        return srv_conflict(p, "ignore_eos", "does not go together with response_format");
     if (g->constrained && !req->be->tokenizer)
         return srv_refuse(p, SRV_ERR_NO_TOKENIZER, "response_format");
     return true;

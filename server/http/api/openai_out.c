@@ -91,10 +91,10 @@ void srv_openai_problem(srv_buf *b, const srv_problem *p) {
 
 bool srv_openai_check(const srv_gen *g, srv_problem *p) {
     if (g->best_of && g->best_of < g->n)
-        return srv_refuse(p, SRV_ERR_CONFLICT, "best_of");
+        return srv_conflict(p, "best_of", "must be at least n");
     if (g->stream && g->best_of > g->n)
-        return srv_refuse(p, SRV_ERR_CONFLICT, "best_of");
+        return srv_conflict(p, "best_of", "above n does not go together with stream");
     if (!g->stream && (g->include_usage || g->continuous_usage))
-        return srv_refuse(p, SRV_ERR_CONFLICT, "stream_options");
+        return srv_conflict(p, "stream_options", "needs stream: true");
     return true;
 }

@@ -115,7 +115,7 @@ static bool read_plain(srv_reading *r, const srv_table *t, const srv_field *f, c
     if (!srv_json_plain(r->g, f, v, r->p))
         return false;
     return !again || memcmp(&old, at, plain_bytes[f->kind]) == 0 ||
-           srv_refuse(r->p, SRV_ERR_CONFLICT, f->name);
+           srv_conflict(r->p, f->name, "is given twice, by two names, with two values");
 }
 
 static bool read_value(srv_reading *r, const srv_table *t, const srv_field *f, const cJSON *v) {
