@@ -172,6 +172,7 @@ struct kn_backend {
     const char *isa;  /* a rung of cpu/dsp.h: "ref", "avx2", ... "avx512vnni"; or "sm_90" */
     int block;        /* B */
     int threads;
+    kn_linattn_dims most; /* Dk and Dv that linattn takes; 0: any */
     const kn_ops *ops;
     /* Memory for states and for all that operations read and write, 64-byte aligned; zeroed. NULL
      * when there is none left. The caller may touch it as well, though after finite_rows or check

@@ -65,12 +65,22 @@ static void set_fingerprint(mdl_model *m) {
 
 /* ---- tables ---- */
 
+static tnl_status check_heads(const mdl_model *m, int layer, tnl_error *err) {
+    const kn_linattn_dims *d = &m->spec.layers[layer].dims, *most = &m->be->most;
+    if ((most->Dk == 0 || d->Dk <= most->Dk) && (most->Dv == 0 || d->Dv <= most->Dv))
+        return TNL_OK;
+    return tnl_fail(err, TNL_E_UNSUPPORTED,
+                    "layer %d: heads of %d keys and %d values, %s takes at most %d and %d", layer,
+                    d->Dk, d->Dv, m->be->name, most->Dk, most->Dv);
+}
+
 static tnl_status fill_layer_offsets(mdl_model *m, tnl_error *err) {
     m->layer_offset = calloc((size_t)m->spec.n_layers, sizeof *m->layer_offset);
     if (!m->layer_offset)
         return tnl_fail(err, TNL_E_NOMEM, "no memory for %d layers", m->spec.n_layers);
     uint64_t total = 0;
     for (int l = 0; l < m->spec.n_layers; l++) {
+        TNL_TRY(check_heads(m, l, err));
         m->layer_offset[l] = (size_t)total;
         uint64_t floats = kn_linattn_state_floats(&m->spec.layers[l].dims, m->be->block);
         if (!tnl_add_u64(&total, total, floats) || total > SIZE_MAX / 8)

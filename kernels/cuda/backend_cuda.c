@@ -225,12 +225,7 @@ static void cuda_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, 
     kn_cuda_plan plan;
     if (has_failed(c))
         return;
-    if (d->Dk > KN_CUDA_MOST_DK || d->Dv > KN_CUDA_MOST_DV) {
-        tnl_fail(&c->failure, TNL_E_UNSUPPORTED,
-                 "cuda:%d: heads of %d keys and %d values, at most %d and %d", c->device.index,
-                 d->Dk, d->Dv, KN_CUDA_MOST_DK, KN_CUDA_MOST_DV);
-        return;
-    }
+    assert(d->Dk <= KN_CUDA_MOST_DK && d->Dv <= KN_CUDA_MOST_DV);
     const float *tables = decay_tables(c, decay, d->H);
     if (!tables || !sort_segs(c, &s, &plan, segs, n_segs))
         return;
@@ -347,6 +342,7 @@ tnl_status kn_cuda_open(kn_backend **out, int index, int threads, tnl_error *err
         .isa = c->isa,
         .block = KN_CUDA_BLOCK,
         .threads = threads,
+        .most = {.Dk = KN_CUDA_MOST_DK, .Dv = KN_CUDA_MOST_DV},
         .ops = &cuda_ops,
         .alloc = cuda_alloc,
         .free = cuda_free,

@@ -67,11 +67,12 @@ struct part_view {
     int head, pending;  /* pending rows: tokens before the segment's first */
     int64_t begin, end; /* tokens of this part, from the block boundary before the segment */
     kn_rows q, k, v;
-    bool whole; /* rows can be copied 16 bytes at a time */
+    bool whole; /* rows can be read 16 bytes at a time: copied, or rounded if they are f32 */
 };
 
-KN_DEVICE bool copies_whole(const kn_rows &r, int dim) {
-    return r.bf16 && dim % 8 == 0 && r.ld % 8 == 0 && (uintptr_t)r.p % 16 == 0;
+KN_DEVICE bool reads_whole(const kn_rows &r, int dim) {
+    const int unit = r.bf16 ? 8 : 4;
+    return dim % 8 == 0 && r.ld % unit == 0 && (uintptr_t)r.p % 16 == 0;
 }
 
 KN_DEVICE part_view view_part(const prefill_args &x, int64_t index, int head) {
@@ -88,7 +89,7 @@ KN_DEVICE part_view view_part(const prefill_args &x, int64_t index, int head) {
     p.k = kn_rows_at(x.a.k, x.a.ldk, x.a.dtype, (int64_t)head * x.a.d.Dk);
     p.v = kn_rows_at(x.a.v, x.a.ldv, x.a.dtype, (int64_t)head * x.a.d.Dv);
     p.whole =
-        copies_whole(p.q, x.a.d.Dk) && copies_whole(p.k, x.a.d.Dk) && copies_whole(p.v, x.a.d.Dv);
+        reads_whole(p.q, x.a.d.Dk) && reads_whole(p.k, x.a.d.Dk) && reads_whole(p.v, x.a.d.Dv);
     return p;
 }
 
@@ -104,6 +105,16 @@ KN_DEVICE float token_value(const part_view &p, const kn_rows &rows, const float
     return kn_rows_get(rows, p.seg.first + t - p.pending, col);
 }
 
+/* Eight elements at p to bf16. */
+KN_DEVICE void round_8(uint32_t *to, const float *p) {
+    for (int half = 0; half < 2; half++) {
+        uint32_t x[4];
+        kn_read_16(x, p + 4 * half);
+        to[2 * half] = kn_pack_bf16(kn_float_of_bits(x[0]), kn_float_of_bits(x[1]));
+        to[2 * half + 1] = kn_pack_bf16(kn_float_of_bits(x[2]), kn_float_of_bits(x[3]));
+    }
+}
+
 /* C rows from token t on; pending: [B][dim] of the state, NULL for q. */
 template <typename T, int D>
 KN_DEVICE void fetch(unsigned char *dst, const part_view &p, const kn_rows &rows,
@@ -113,8 +124,11 @@ KN_DEVICE void fetch(unsigned char *dst, const part_view &p, const kn_rows &rows
         const int64_t at = t + row;
         uint32_t *to = (uint32_t *)piece<D * 2>(dst, row, col);
         if (p.whole && at >= p.pending && at < p.end && col * 8 < dim) {
-            kn_copy_async(to, (const kn_bf16 *)rows.p + (p.seg.first + at - p.pending) * rows.ld +
-                                  col * 8);
+            const int64_t from = (p.seg.first + at - p.pending) * rows.ld + col * 8;
+            if (rows.bf16)
+                kn_copy_async(to, (const kn_bf16 *)rows.p + from);
+            else
+                round_8(to, (const float *)rows.p + from);
             continue;
         }
         for (int e = 0; e < 4; e++)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -38,6 +39,29 @@ static void test_names(void **unused) {
         "", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:99999999999", "CUDA"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         expect_open(bad[i], TNL_E_USAGE, "expected auto, cpu, cuda or cuda:N");
+}
+
+/* Refused when the model is opened, not when it first computes. */
+static void test_large_heads(void **unused) {
+    (void)unused;
+    char path[] = "/tmp/tnl-large-heads-XXXXXX";
+    const char *text = "{\"architectures\":[\"TransnormerForCausalLM\"],\"vocab_size\":64,"
+                       "\"decoder_layers\":2,\"decoder_embed_dim\":64,"
+                       "\"decoder_attention_heads\":1,\"hidden_dim\":160,\"glu_dim\":64,"
+                       "\"linear_use_lrpe_list\":[0,0],\"linear_act_fun\":\"swish\","
+                       "\"norm_type\":\"simplermsnorm\"}";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+    mdl_model *m;
+    tnl_error err = {0};
+    assert_int_equal(mdl_open_random(&m, path, KN_BF16, "cuda", 1, NULL, 1, &err),
+                     TNL_E_UNSUPPORTED);
+    unlink(path);
+    assert_null(m);
+    if (!strstr(err.msg, "160 values, cuda takes at most 256 and 128"))
+        fail_msg("%s", err.msg);
 }
 
 static void test_out_of_memory(void **unused) {
@@ -107,9 +131,13 @@ int main(int argc, char **argv) {
     }
     mc_folder = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mc_near_cpu),      cmocka_unit_test(mc_same_bytes),
-        cmocka_unit_test(test_names),       cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_lost_device), cmocka_unit_test(test_no_memory_in_a_step),
+        cmocka_unit_test(mc_near_cpu),
+        cmocka_unit_test(mc_same_bytes),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_large_heads),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_lost_device),
+        cmocka_unit_test(test_no_memory_in_a_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
