@@ -206,7 +206,8 @@ def test_prompt_limit_counts_the_text(start):
 
 
 def test_switched_off(start):
-    s = start("--sessions", "0")
+    s = start("--sessions", "0", "--session-dir", "/nonexistent/and/not/made")
+    assert "--session-dir is not used" in s.logged()
     for r in (s.post("/sessions", ""), s.get("/sessions/" + NOBODY),
               s.post("/generate", {"prompt": [5], "session_id": "new"})):
         assert (r.status, r.code) == (501, "not_supported")
@@ -278,6 +279,31 @@ def test_delete_ends_a_request(server):
     last = c.reply().lines[-1]
     assert (last["finish_reason"], last["session_tokens"]) == ("cancelled", 0)
     c.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path, prompt", [
+    ("/v1/completions", {"prompt": [7]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})])
+def test_delete_is_no_whole_answer(server, path, prompt, stream):
+    """OpenAI has no word for a cancelled answer: it is an error, not one that looks whole."""
+    sid = create(server)
+    ask = {**prompt, "session_id": sid, "max_tokens": 1000000, "stream": stream,
+           "logit_bias": {"2": -100}}
+
+    def delete():
+        wait_until(lambda: held(server, sid)["busy"] and server.metric("tnl_requests_running") == 1,
+                   "it runs")
+        assert server.ask("DELETE", "/sessions/" + sid).status == 200
+
+    r, _ = together([lambda: server.post(path, ask), delete])
+    if stream:
+        error = json.loads(r.body.decode().split("\n\n")[-2][len("data: "):])["error"]
+        assert r.status == 200 and b"[DONE]" not in r.body
+    else:
+        error = r.json["error"]
+        assert r.status == 404
+    assert (error["code"], error["param"]) == ("unknown_session", "session_id")
 
 
 def test_keys_do_not_meet(start, tmp_path):

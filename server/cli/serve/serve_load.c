@@ -104,8 +104,11 @@ static tnl_status open_sessions(cli_loader *l) {
                                    .disk_bytes = (uint64_t)set->session_disk_mb << 20,
                                    .idle_s = (double)set->session_seconds,
                                    .dir = set->session_dir};
-    if (set->sessions == 0)
+    if (set->sessions == 0) {
+        if (set->session_dir)
+            tnl_log(TNL_LOG_WARN, "--session-dir is not used: --sessions is 0");
         return TNL_OK;
+    }
     return eng_sessions_open(&be->sessions, l->served->model, be->tokenizer, &p, &l->err);
 }
 

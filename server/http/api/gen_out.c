@@ -23,15 +23,24 @@ srv_err srv_gen_error(tnl_status s) {
     }
 }
 
+/* Why a request was cancelled whose client is still there; NONE: the client is not. */
+static srv_err why_cancelled(const srv_req *req) {
+    if (atomic_load(&req->timed_out))
+        return SRV_ERR_TOO_SLOW;
+    if (atomic_load(&req->srv->draining))
+        return SRV_ERR_DRAINING;
+    return req->session[0] ? SRV_ERR_UNKNOWN_SESSION : SRV_ERR_NONE; /* it was deleted */
+}
+
 bool srv_gen_failed(const srv_req *req, const srv_choice *c, srv_problem *p) {
-    bool late = atomic_load(&req->timed_out);
-    bool stopped = c->finish == ENG_FINISH_CANCELLED && req->dialect->problem &&
-                   (late || atomic_load(&req->srv->draining));
+    srv_err e = SRV_ERR_NONE;
     if (c->finish == ENG_FINISH_ERROR)
-        srv_refuse(p, srv_gen_error(c->error), NULL);
-    else if (stopped)
-        srv_refuse(p, late ? SRV_ERR_TOO_SLOW : SRV_ERR_DRAINING, NULL);
-    return c->finish == ENG_FINISH_ERROR || stopped;
+        e = srv_gen_error(c->error);
+    else if (c->finish == ENG_FINISH_CANCELLED && req->dialect->problem)
+        e = why_cancelled(req);
+    if (e != SRV_ERR_NONE)
+        srv_refuse(p, e, e == SRV_ERR_UNKNOWN_SESSION ? "session_id" : NULL);
+    return e != SRV_ERR_NONE;
 }
 
 bool srv_gen_any_failed(const srv_req *req, srv_problem *p) {
