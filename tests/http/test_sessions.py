@@ -525,9 +525,18 @@ def test_another_model_leaves_them(model, home, tmp_path, rng):
         assert "of another model" in s.logged()
         mine = s.generate(prompt=[5], session_id="new", **CONTROL)["session_id"]
         saved(s, mine)
+        file = os.path.join(home, mine + ".session")
         s = again(s, model, home)
         turn(s, sid, text, [5], **CONTROL)
         assert s.get("/sessions/" + mine).status == 404
+        assert os.path.exists(file)
+        # but not for longer than --session-seconds
+        os.utime(file, (time.time() - 3600,) * 2)
+        s = again(s, model, home, "--session-seconds", "7200")
+        assert os.path.exists(file)
+        s = again(s, model, home, "--session-seconds", "1800")
+        assert not os.path.exists(file)
+        assert held(s, sid)["tokens"][:len(text)] == text
     finally:
         s.close()
 

@@ -4,8 +4,8 @@
  * are sealed with) and `lock` (one server at a time). A file appears under its name when it is
  * whole and on the disk: written aside, synced, renamed, the folder synced. A file that is refused
  * is set aside as ID.refused and named in the log; one of another model is left where it is, for
- * the day that model is served again. Names are made of ids, and ids are hexadecimal digits: no
- * byte of a request reaches the file system. */
+ * the day that model is served again, but no longer than a session may be left alone. Names are
+ * made of ids, and ids are hexadecimal digits: no byte of a request reaches the file system. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -223,6 +223,13 @@ static void keep_found(eng_sessions *st, const eng_session_meta *m) {
     }
 }
 
+/* One of another model is not in the table, which would drop it in time. */
+static bool left_too_long(const eng_sessions *st, int fd) {
+    struct stat f;
+    return st->p.idle_s > 0 && fstat(fd, &f) == 0 &&
+           difftime(time(NULL), f.st_mtime) > st->p.idle_s;
+}
+
 static void find_one(eng_sessions *st, const char *name) {
     eng_session_id id;
     eng_session_meta m;
@@ -238,8 +245,13 @@ static void find_one(eng_sessions *st, const char *name) {
     tnl_status s =
         fd < 0 ? tnl_fail(&err, errno == ELOOP ? TNL_E_DATA : TNL_E_IO, "open: %s", strerror(errno))
                : eng_session_file_head(&m, fd, &st->codec, &err);
+    bool late = s == TNL_E_UNSUPPORTED && left_too_long(st, fd);
     if (fd >= 0)
         close(fd);
+    if (late) {
+        eng_session_unlink(st, &id);
+        return;
+    }
     if (s == TNL_OK)
         s = check_name(&m, &id, &err);
     st->refused += is_refusal(s);

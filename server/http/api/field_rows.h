@@ -16,7 +16,8 @@
 #define F_NUM "number"
 #define F_BOOL "boolean"
 #define SRV_DOC_SESSION                                                                            \
-    "the prompt comes behind this session's text and, with the answer, becomes part of it; "       \
+    "the prompt comes behind this session's text and, with the answer, becomes part of it, "       \
+    "the tokens of a stop string too; "                                                            \
     "\"new\": of a session that begins here"
 
 #endif
