@@ -571,6 +571,49 @@ def test_reload(model, tmp_path, rng):
         s.close()
 
 
+def test_model_that_comes_back(model, home, tmp_path):
+    """While a request still holds the sessions of an earlier model, that model returns: they are
+    the same sessions, and no turn is lost."""
+    other, link = str(tmp_path / "other"), str(tmp_path / "link")
+    shutil.copytree(model, other)
+    weights = next(n for n in os.listdir(other) if n.endswith((".safetensors", ".bin")))
+    flip(os.path.join(other, weights), os.path.getsize(os.path.join(other, weights)) - 4)
+    os.symlink(model, link)
+    s = Server(link, "--session-dir", home)
+
+    def reload(folder):
+        done = 'tnl_model_reloads_total{result="success"}'
+        before = s.metric(done)
+        os.symlink(folder, link + ".new")
+        os.replace(link + ".new", link)
+        s.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: s.metric(done) == before + 1, "reloaded")
+
+    try:
+        sid, idle = create(s), create(s)
+        turn(s, idle, [], [5, 6], **CONTROL)
+        n = 2000 if SANITIZED else 4000  # more than the buffers between us take
+        c = s.begin({"prompt": [7], "session_id": sid, "max_tokens": n, "ignore_eos": True},
+                    rcvbuf=4096)
+        c.until(b"\"index\":3")
+        saves = s.metric("tnl_session_saves_total")
+        reload(other)
+        assert s.get("/sessions/" + idle).status == 404
+        reload(model)
+        assert s.metric("tnl_models_loaded") == 2
+        assert held(s, sid)["busy"] and held(s, idle)["session_tokens"] == 10
+        r = s.post("/generate", {"prompt": [5], "session_id": sid})
+        assert (r.status, r.code) == (409, "session_busy")
+        assert c.reply().lines[-1]["session_tokens"] == n + 1
+        c.close()
+        saved(s, sid)
+        assert s.metric("tnl_session_saves_total") >= saves + 1
+        s = again(s, model, home)
+        assert held(s, sid)["session_tokens"] == n + 1
+    finally:
+        s.close()
+
+
 def test_a_disk_that_fails(model, home, rng):
     s = Server(model, "--session-dir", home)
     try:

@@ -273,15 +273,21 @@ static void init_sync(eng_sessions *st) {
     pthread_mutex_init(&st->files, NULL);
 }
 
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 /* So that no figure that counts up ever falls. */
 static void take_counters(eng_sessions *st, eng_sessions *before) {
     eng_session_stats s;
     eng_sessions_stats(before, &s);
-    st->saves = s.saves;
-    st->save_errors = s.save_errors;
-    st->restores = s.restores;
-    st->refused = s.refused;
-    st->dropped = s.dropped;
+    pthread_mutex_lock(&st->lock);
+    st->saves = larger(st->saves, s.saves);
+    st->save_errors = larger(st->save_errors, s.save_errors);
+    st->restores = larger(st->restores, s.restores);
+    st->refused = larger(st->refused, s.refused);
+    st->dropped = larger(st->dropped, s.dropped);
+    pthread_mutex_unlock(&st->lock);
 }
 
 static tnl_status open_store(eng_sessions **out, mdl_model *m, const tok_model *tokenizer,
@@ -306,7 +312,9 @@ static tnl_status open_store(eng_sessions **out, mdl_model *m, const tok_model *
     st->codec.block = mdl_state_block(m);
     st->codec.core_bytes = mdl_state_core_bytes(m);
     tnl_status s = TNL_OK;
-    if (p->dir) {
+    if (!eng_session_kin_join(st, before))
+        s = tnl_fail(err, TNL_E_NOMEM, "out of memory for the sessions");
+    if (s == TNL_OK && p->dir) {
         identify(st);
         s = eng_session_disk_open(st, before, err);
     }
@@ -330,9 +338,10 @@ tnl_status eng_sessions_next(eng_sessions **out, eng_sessions *now, mdl_model *m
     uint8_t other[TNL_SHA256_BYTES];
     identify(now);
     fingerprint(other, m, tokenizer);
-    if (memcmp(other, now->codec.fingerprint, sizeof other) == 0) {
-        atomic_fetch_add(&now->refs, 1);
-        *out = now;
+    *out = eng_session_kin_find(now, other);
+    if (*out) {
+        if (*out != now)
+            take_counters(*out, now);
         return TNL_OK;
     }
     eng_sessions_params p = now->p;
@@ -350,6 +359,7 @@ void eng_sessions_close(eng_sessions *st) {
     }
     eng_session_clean(st);
     eng_session_disk_close(st);
+    eng_session_kin_leave(st);
     pthread_cond_destroy(&st->work);
     pthread_cond_destroy(&st->quiet);
     pthread_mutex_destroy(&st->lock);

@@ -59,8 +59,9 @@ void eng_sessions_params_default(eng_sessions_params *p);
 tnl_status eng_sessions_open(eng_sessions **out, mdl_model *m, const tok_model *tokenizer,
                              const eng_sessions_params *p, tnl_error *err);
 /* A store for an engine with another model, while the one `now` was opened with is still there: the
- * same store, with a further reference, if model and tokenizer are the same; else a new one on the
- * same folder. Reads all weights once. One caller at a time. */
+ * same store, with a further reference, if model and tokenizer are the same; one before it that
+ * some request still holds, if they are its; else a new one on the same folder. Reads all weights
+ * once. One caller at a time. */
 tnl_status eng_sessions_next(eng_sessions **out, eng_sessions *now, mdl_model *m,
                              const tok_model *tokenizer, tnl_error *err);
 /* Gives a reference back. The last one writes what is not yet written. NULL allowed. */

@@ -1,5 +1,6 @@
 /* Inside of the session store, shared by session.c (the table, what callers do), session_lease.c (a
- * request's hold), session_room.c (bounds) and session_disk.c (files and the thread that writes
+ * request's hold), session_kin.c (stores of
+ * several models), session_room.c (bounds) and session_disk.c (files and the thread that writes
  * them). "Locked" in a comment: the caller holds the store's lock. */
 #ifndef TNL_SERVER_ENGINE_SESSION_IMPL_H
 #define TNL_SERVER_ENGINE_SESSION_IMPL_H
@@ -52,6 +53,8 @@ struct eng_lease {
 
 struct eng_sessions {
     atomic_int refs;
+    struct eng_session_kin *kin; /* session_kin.c */
+    eng_sessions *kin_next;
     eng_sessions_params p;
     char *dir; /* as given, for messages; NULL: memory only */
     int dir_fd, lock_fd;
@@ -109,6 +112,15 @@ void eng_session_trash(eng_sessions *st, eng_snapshot *snap);
 size_t eng_session_memory(const eng_sessions *st);
 /* Not locked, not on the engine's thread: do what was put off. */
 void eng_session_clean(eng_sessions *st);
+
+/* ---- session_kin.c ---- */
+
+/* `before` NULL: of no kin yet. False: memory is short. */
+bool eng_session_kin_join(eng_sessions *st, const eng_sessions *before);
+void eng_session_kin_leave(eng_sessions *st);
+/* The store of the model with this fingerprint, with a reference; NULL: there is none. `now` is one
+ * of its kin and has a reference of the caller's. Waits for one that is closing. */
+eng_sessions *eng_session_kin_find(eng_sessions *now, const uint8_t print[TNL_SHA256_BYTES]);
 
 /* ---- session_room.c; all locked ---- */
 
