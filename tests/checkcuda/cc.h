@@ -39,11 +39,14 @@ void *cc_device_fill(size_t bytes, int byte);
 void cc_device_move(void *to, const void *from, size_t bytes); /* not waited for */
 bool cc_emulated(void);
 void cc_device_free(void *p);
+/* Puts the library of fake_lt.c in the place of cuBLASLt; NULL on a device, which has its own. */
+struct fake_lt_state *cc_fake_lt(void);
 /* Waits for kernels; NULL or the device's error. */
 const char *cc_sync(void);
 
 /* ---- the parts ---- */
 void cc_check_linattn(cc *c);
+void cc_check_blaslt(cc *c);
 void cc_check_linear(cc *c);
 void cc_check_rows(cc *c);
 void cc_bench(void);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/cuda/blaslt_cuda.h"
 #include "kernels/cuda/linattn_cuda.h"
 #include "kernels/cuda/linear_cuda.h"
 #include "kernels/cuda/peaks_cuda.h"
@@ -89,6 +90,52 @@ static void bench_rate(void) {
     double s = best_seconds(run_rate, &r), ops = kn_cuda_mma_ops(r.blocks, r.steps);
     printf("{\"test\":\"mma\",\"seconds\":%.9g,\"ops_per_s\":%.6g}\n", s, ops / s);
     cc_device_free(r.sink);
+}
+
+typedef struct lt_run {
+    kn_lt_product *p;
+    float *y;
+    void *a, *w;
+} lt_run;
+
+static void run_lt(void *ctx) {
+    lt_run *r = ctx;
+    tnl_error err = {0};
+    must(kn_lt_run(r->p, r->y, r->a, r->w, NULL, &err) == TNL_OK ? NULL : err.msg);
+}
+
+static void time_lt(lt_run *r, const kn_lt_api *api, const kn_lt_shape *s) {
+    const double ops = 2.0 * (double)s->rows * (double)s->outs * (double)s->inputs;
+    r->a = numbers((size_t)(s->rows * s->inputs) * 2);
+    r->w = numbers((size_t)(s->outs * s->inputs) * 2);
+    r->y = cc_device((size_t)(s->rows * s->ldy) * sizeof *r->y);
+    double seconds = best_seconds(run_lt, r);
+    printf("{\"test\":\"blaslt\",\"version\":%zu,\"seconds\":%.9g,\"ops_per_s\":%.6g}\n",
+           api->version(), seconds, ops / seconds);
+    cc_device_free(r->a);
+    cc_device_free(r->w);
+    cc_device_free(r->y);
+}
+
+/* One large product by the library, where there is one: the other limit beside mma.sync. */
+static void bench_lt(void) {
+    const int64_t n = cc_emulated() ? 16 : 8192;
+    const kn_lt_shape s = {.rows = n, .outs = n, .inputs = n, .ldy = n};
+    const size_t bytes = (size_t)32 << 20;
+    void *memory = cc_device(bytes);
+    kn_lt_api api;
+    lt_run r = {0};
+    tnl_error err = {0};
+    cc_fake_lt();
+    tnl_status st = kn_lt_load(&api, &err);
+    if (st == TNL_OK)
+        st = kn_lt_open(&r.p, &api, &s, memory, bytes, &err);
+    if (st == TNL_OK)
+        time_lt(&r, &api, &s);
+    else
+        printf("{\"test\":\"blaslt\",\"missing\":\"%s\"}\n", err.msg);
+    kn_lt_close(r.p);
+    cc_device_free(memory);
 }
 
 /* ---- attention ---- */
@@ -227,6 +274,7 @@ void cc_bench(void) {
            cc_emulated() ? "true" : "false");
     bench_copy();
     bench_rate();
+    bench_lt();
     bench_prefill(4, cc_emulated() ? 1 : 32, 0);
     bench_prefill(1, cc_emulated() ? 1 : 16, cc_emulated() ? 128 : 1024);
     bench_step(1, cc_emulated() ? 1 : 32);

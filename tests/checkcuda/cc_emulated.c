@@ -1,4 +1,5 @@
 /* Kernels run on the host: device memory is exact allocations that an address sanitizer watches. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,16 @@ void *cc_device_copy(const void *host, size_t bytes) {
 
 void cc_fetch(void *host, const void *device, size_t bytes) {
     memcpy(host, device, bytes);
+}
+
+struct fake_lt_state *cc_fake_lt(void) {
+    setenv("TNL_CUBLASLT", TNL_FAKE_LT, 1);
+    void *library = dlopen(TNL_FAKE_LT, RTLD_NOW | RTLD_LOCAL);
+    struct fake_lt_state *state = library ? dlsym(library, "fake_lt") : NULL;
+    if (state)
+        return state;
+    fprintf(stderr, "checkcuda: cannot load %s\n", TNL_FAKE_LT);
+    exit(2);
 }
 
 void cc_device_free(void *p) {

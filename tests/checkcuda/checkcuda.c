@@ -100,6 +100,7 @@ int main(int argc, char **argv) {
         cc_check_rows(&c);
         cc_check_linear(&c);
         cc_check_linattn(&c);
+        cc_check_blaslt(&c);
     }
     printf("checkcuda: %ld cases, %ld failures, seed %llu, %s\n", c.cases, c.failures,
            (unsigned long long)c.seed, cc_place_name());

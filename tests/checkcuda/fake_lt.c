@@ -1,0 +1,180 @@
+/* A library in the place of cuBLASLt, under its names: computes on the host, fails when it is told
+ * to, and counts what it has handed out. It knows the one kind of product that is asked of it, and
+ * refuses others. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/blaslt_cuda.h"
+#include "tests/checkcuda/fake_lt.h"
+
+#define EXPORT __attribute__((visibility("default")))
+enum { REFUSED = 7, NO_MEMORY = 3, NOTHING_FITS = 15 };
+
+typedef struct object {
+    int type, transposed;
+    uint64_t rows, cols;
+    int64_t ld;
+    size_t memory;
+    uint32_t reductions;
+} object;
+
+EXPORT fake_lt_state fake_lt = {.version = 130000, .offered = 3};
+
+static int may_fail(void) {
+    return fake_lt.fail_at > 0 && --fake_lt.fail_at == 0 ? NO_MEMORY : KN_LT_OK;
+}
+
+static int make(void **out, object value) {
+    if (may_fail() != KN_LT_OK)
+        return NO_MEMORY;
+    object *o = malloc(sizeof *o);
+    if (!o)
+        return NO_MEMORY;
+    *o = value;
+    *out = o;
+    fake_lt.live++;
+    return KN_LT_OK;
+}
+
+static int destroy(void *o) {
+    free(o);
+    fake_lt.live--;
+    return KN_LT_OK;
+}
+
+EXPORT size_t cublasLtGetVersion(void);
+EXPORT int cublasLtCreate(void **lt);
+EXPORT int cublasLtDestroy(void *lt);
+EXPORT int cublasLtMatmulDescCreate(void **desc, int sum_type, int scale_type);
+EXPORT int cublasLtMatmulDescDestroy(void *desc);
+EXPORT int cublasLtMatmulDescSetAttribute(void *desc, int what, const void *value, size_t bytes);
+EXPORT int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t cols,
+                                      int64_t ld);
+EXPORT int cublasLtMatrixLayoutDestroy(void *layout);
+EXPORT int cublasLtMatmulPreferenceCreate(void **pref);
+EXPORT int cublasLtMatmulPreferenceDestroy(void *pref);
+EXPORT int cublasLtMatmulPreferenceSetAttribute(void *pref, int what, const void *value,
+                                                size_t bytes);
+EXPORT int cublasLtMatmulAlgoGetHeuristic(void *lt, void *desc, void *a, void *b, void *c, void *d,
+                                          void *pref, int room, kn_lt_choice *to, int *n);
+EXPORT int cublasLtMatmulAlgoConfigGetAttribute(const kn_lt_algo *algo, int what, void *value,
+                                                size_t bytes, size_t *written);
+EXPORT int cublasLtMatmul(void *lt, void *desc, const void *alpha, const void *a, void *a_layout,
+                          const void *b, void *b_layout, const void *beta, const void *c,
+                          void *c_layout, void *d, void *d_layout, const kn_lt_algo *algo,
+                          void *memory, size_t bytes, kn_cuda_stream stream);
+
+size_t cublasLtGetVersion(void) {
+    return fake_lt.version;
+}
+
+int cublasLtCreate(void **lt) {
+    return make(lt, (object){0});
+}
+
+int cublasLtDestroy(void *lt) {
+    return destroy(lt);
+}
+
+int cublasLtMatmulDescCreate(void **desc, int sum_type, int scale_type) {
+    return sum_type == KN_LT_SUM_F32 && scale_type == KN_LT_F32 ? make(desc, (object){0}) : REFUSED;
+}
+
+int cublasLtMatmulDescDestroy(void *desc) {
+    return destroy(desc);
+}
+
+int cublasLtMatmulDescSetAttribute(void *desc, int what, const void *value, size_t bytes) {
+    if (what != KN_LT_DESC_TRANS_A || bytes != sizeof(int32_t) || may_fail() != KN_LT_OK)
+        return REFUSED;
+    ((object *)desc)->transposed = *(const int32_t *)value;
+    return KN_LT_OK;
+}
+
+int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t cols, int64_t ld) {
+    return make(layout, (object){.type = type, .rows = rows, .cols = cols, .ld = ld});
+}
+
+int cublasLtMatrixLayoutDestroy(void *layout) {
+    return destroy(layout);
+}
+
+int cublasLtMatmulPreferenceCreate(void **pref) {
+    return make(pref, (object){.reductions = 7});
+}
+
+int cublasLtMatmulPreferenceDestroy(void *pref) {
+    return destroy(pref);
+}
+
+int cublasLtMatmulPreferenceSetAttribute(void *pref, int what, const void *value, size_t bytes) {
+    object *o = pref;
+    if (may_fail() != KN_LT_OK)
+        return REFUSED;
+    if (what == KN_LT_PREF_MEMORY && bytes == sizeof o->memory)
+        memcpy(&o->memory, value, bytes);
+    else if (what == KN_LT_PREF_REDUCTIONS && bytes == sizeof o->reductions)
+        memcpy(&o->reductions, value, bytes);
+    else
+        return REFUSED;
+    return KN_LT_OK;
+}
+
+/* D = A' B as the library counts: columns. */
+static int fits(const object *desc, const object *a, const object *b, const object *d) {
+    return desc->transposed == KN_LT_TRANSPOSED && a->type == KN_LT_BF16 && b->type == KN_LT_BF16 &&
+           d->type == KN_LT_F32 && a->rows == b->rows && d->rows == a->cols && d->cols == b->cols &&
+           a->ld >= (int64_t)a->rows && b->ld >= (int64_t)b->rows && d->ld >= (int64_t)d->rows;
+}
+
+int cublasLtMatmulAlgoGetHeuristic(void *lt, void *desc, void *a, void *b, void *c, void *d,
+                                   void *pref, int room, kn_lt_choice *to, int *n) {
+    const object *o = pref;
+    *n = 0;
+    if (!lt || c != d || !fits(desc, a, b, d) || may_fail() != KN_LT_OK)
+        return REFUSED;
+    if (o->memory < fake_lt.needs || fake_lt.offered == 0)
+        return NOTHING_FITS;
+    for (; *n < fake_lt.offered && *n < room; ++*n)
+        to[*n] = (kn_lt_choice){.algo.data = {(uint64_t)*n + 1}, .memory = fake_lt.needs};
+    return KN_LT_OK;
+}
+
+int cublasLtMatmulAlgoConfigGetAttribute(const kn_lt_algo *algo, int what, void *value,
+                                         size_t bytes, size_t *written) {
+    const int splits = (int)algo->data[0] - 1 < fake_lt.fit_first;
+    if (bytes != sizeof(int32_t) || may_fail() != KN_LT_OK)
+        return REFUSED;
+    *(int32_t *)value = what == KN_LT_ALGO_SPLITS ? 1 + splits : 2 * splits;
+    *written = bytes;
+    return KN_LT_OK;
+}
+
+static float value_at(const void *p, int64_t at) {
+    uint32_t bits = (uint32_t)((const uint16_t *)p)[at] << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+int cublasLtMatmul(void *lt, void *desc, const void *alpha, const void *a, void *a_layout,
+                   const void *b, void *b_layout, const void *beta, const void *c, void *c_layout,
+                   void *d, void *d_layout, const kn_lt_algo *algo, void *memory, size_t bytes,
+                   kn_cuda_stream stream) {
+    const object *A = a_layout, *B = b_layout, *D = d_layout;
+    (void)stream;
+    if (!lt || !fits(desc, A, B, D) || c != d || c_layout != d_layout || algo->data[0] == 0 ||
+        bytes < fake_lt.needs || (bytes > 0 && !memory) || *(const float *)alpha != 1 ||
+        *(const float *)beta != 0 || may_fail() != KN_LT_OK)
+        return REFUSED;
+    fake_lt.used = (int)algo->data[0] - 1;
+    for (int64_t col = 0; col < (int64_t)D->cols; col++)
+        for (int64_t row = 0; row < (int64_t)D->rows; row++) {
+            float sum = 0;
+            for (int64_t i = 0; i < (int64_t)A->rows; i++)
+                sum += value_at(a, row * A->ld + i) * value_at(b, col * B->ld + i);
+            ((float *)d)[col * D->ld + row] = sum;
+        }
+    return KN_LT_OK;
+}

@@ -1,0 +1,17 @@
+/* What tests ask of the library in the place of cuBLASLt (fake_lt.c). */
+#ifndef TNL_TESTS_FAKE_LT_H
+#define TNL_TESTS_FAKE_LT_H
+
+#include <stddef.h>
+
+typedef struct fake_lt_state {
+    size_t version;
+    int fail_at;   /* the n-th call from now that may fail does; 0: none */
+    int offered;   /* algorithms in its list */
+    int fit_first; /* of those that will do, the first; those before it split their sums */
+    size_t needs;  /* memory that its algorithms work in */
+    long live;     /* objects that have not been destroyed */
+    int used;      /* the algorithm of the last product */
+} fake_lt_state;
+
+#endif
