@@ -1,5 +1,6 @@
 """Every route's contract, 404, 405, headers that every answer carries."""
 
+import os
 import re
 
 import pytest
@@ -23,6 +24,11 @@ def test_models(server):
     row = r.json["data"][0]
     assert row["id"] == "tiny" and row["object"] == "model"
     assert row["meta"]["vocab"] == 700 and row["meta"]["text"] is True
+
+
+def test_empty_alias_is_none(start, model):
+    s = start(env={"TNL_ALIAS": ""})
+    assert s.get("/v1/models").json["data"][0]["id"] == os.path.basename(model)
 
 
 def test_alias(start):

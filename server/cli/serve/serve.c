@@ -371,7 +371,7 @@ static int checked_serve(cli_serve_settings *s, const cli_args *a) {
     if (cli_serve_check(s, &err) != TNL_OK)
         return cli_report(&cli_serve_spec, TNL_E_USAGE, &err);
     folder_name(alias, sizeof alias, a->v[0]);
-    if (!s->http.alias)
+    if (!s->http.alias || !*s->http.alias)
         s->http.alias = alias;
     s->http.weights = cli_weight_names[s->model.weights];
     s->http.tcp = !s->http.unix_path ||
