@@ -171,6 +171,10 @@ struct kn_backend {
     const char *name; /* "cpu", "cuda" */
     const char *isa;  /* a rung of cpu/dsp.h: "ref", "avx2", ... "avx512vnni"; or "sm_90" */
     int block;        /* B */
+    /* P, a multiple of B; 0: none. A segment's tokens kP .. kP+P-1, where it has all of them, may
+     * be computed in an arithmetic of their own (tensor cores); all others in one that knows no
+     * slices. The promise above then holds for texts that are cut alike: see model/forward.h. */
+    int prompt_slice;
     int threads;
     kn_linattn_dims most; /* Dk and Dv that linattn takes; 0: any */
     const kn_ops *ops;

@@ -113,6 +113,10 @@ void mdl_ctx_close(mdl_ctx *ctx) {
 
 /* ---- a step ---- */
 
+int64_t mdl_prompt_slice(const mdl_model *m) {
+    return m->be->prompt_slice;
+}
+
 static int64_t wanted_rows(const mdl_seg *s) {
     if (s->n_tokens == 0 || s->want == MDL_WANT_NONE)
         return 0;

@@ -2,7 +2,12 @@
  *
  * A step is a list of segments {state, tokens, which logits are wanted}; a decode is a segment of
  * one token. The bytes of a segment's logits and of its next state depend on its tokens and its
- * state alone (property tests: tests/prop). Working memory is fixed when the context is made; the
+ * state alone (property tests: tests/prop). On the CPU they do not depend on how a text is split
+ * into segments. On a device whose mdl_prompt_slice is P > 0 they depend on which of the text's
+ * slices [kP, kP+P), k = 0, 1, ..., lie whole within one segment, and on nothing else of the split:
+ * those are computed on tensor cores, all other tokens as if they came one by one. Who wants the
+ * same bytes again hands over the same slices whole: the engine does so with the slices that lie
+ * in a prompt, and with no others. Working memory is fixed when the context is made; the
  * call allocates nothing. One thread at a time per model. */
 #ifndef TNL_MODEL_FORWARD_H
 #define TNL_MODEL_FORWARD_H
@@ -25,9 +30,9 @@ typedef struct mdl_seg {
     int64_t n_tokens;      /* 0 is legal: nothing happens */
     mdl_want want;
     /* results */
-    float *logits;  /* [rows wanted][V] inside the context's memory, until the next call */
-    bool nonfinite; /* a NaN or infinity reached this segment's output: its logits and state are
-                       worthless, other segments are untouched */
+    float *logits;    /* [rows wanted][V] inside the context's memory, until the next call */
+    bool nonfinite;   /* a NaN or infinity reached this segment's output: its logits and state are
+                         worthless, other segments are untouched */
     int64_t n_finite; /* tokens before the first one it reached: their rows are sound, and so is the
                          state once the others are forgotten */
 } mdl_seg;
@@ -39,6 +44,9 @@ tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t
                         tnl_error *err);
 void mdl_ctx_close(mdl_ctx *ctx); /* NULL allowed */
 size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits);
+
+/* P as above; 0: bytes never depend on the split. */
+int64_t mdl_prompt_slice(const mdl_model *m);
 
 /* Run one step. Fails for a caller's mistake (nothing touched): too many tokens or rows, a token id
  * out of range, one state in two segments. And where the backend computes on a device, for what the

@@ -2,7 +2,8 @@
  *
  * After p tokens it holds, per layer and head, the matrix S as of the last block boundary and the
  * pending key/value rows since (layout: kernels.h, kn_linattn_seg). It depends on the p tokens
- * alone: not on how they were split into steps, nor on what ran beside them. So a copy is a fork,
+ * alone: not on how they were split into steps (but see mdl_prompt_slice in forward.h), nor on what
+ * ran beside them. So a copy is a fork,
  * an export is a session file, and forgetting pending rows is an undo (mdl_state_truncate).
  *
  * A state belongs to one thread at a time. */

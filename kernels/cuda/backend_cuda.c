@@ -5,8 +5,9 @@
  * plain memory to model/, as long as it touches them between steps. Weights are copied to the
  * device once (`adopt`) and stay there.
  *
- * Segments are told apart by their own length: up to a block of the state they take the step,
- * whose bits are those of one row at a time; longer ones the tensor cores. Launches read segments
+ * Segments are cut at absolute multiples of PROMPT_SLICE tokens. A slice that is whole goes through
+ * the tensor cores; every other token through the step, whose bits are those of one row at a time.
+ * So bits depend on which slices were whole, not on how the rest was split. Launches read segments
  * after the host has gone on, so each gets its copy, in memory that is used again after a wait.
  *
  * The first failure sticks: later operations do nothing, and `check` tells. */
@@ -22,7 +23,8 @@
 #include "kernels/cuda/runtime_cuda.h"
 
 enum {
-    PART_TOKENS = 1024,        /* of a long segment: parts are computed beside one another */
+    PART_TOKENS = 1024,        /* more than a slice has: none is cut in parts */
+    PROMPT_SLICE = 128,        /* a multiple of KN_CUDA_BLOCK */
     FIRST_SCRATCH = 256 << 10, /* bytes */
 };
 
@@ -45,8 +47,8 @@ typedef struct kn_cuda {
     copies weights, decays;
     unsigned char *scratch; /* segments and parts that launches read */
     size_t scratch_bytes, scratch_used;
-    float *work; /* states at the begins of parts */
-    size_t work_bytes;
+    kn_linattn_seg *left; /* of the segments of an operation */
+    int64_t left_room;
     tnl_error failure; /* code TNL_OK: none */
 } kn_cuda;
 
@@ -159,61 +161,69 @@ static void *scratch(kn_cuda *c, size_t bytes) {
 
 /* ---- attention ---- */
 
-/* The segments of a step by the way they go. Those of one block that cross its end go in two. */
-typedef struct sorted_segs {
-    kn_linattn_seg *step, *rest, *prompt; /* [n_segs] each */
-    int64_t n_step, n_rest, n_prompt;
-} sorted_segs;
+/* Pieces of segments, in rounds: those of a round are launched together, a segment has one in each
+ * until its end. The step takes what lies in one block of the state, the tensor cores a slice. */
+typedef struct round_of {
+    kn_linattn_seg *step, *slice; /* [n_segs] each */
+    int64_t n_step, n_slice;
+} round_of;
 
-static void sort_seg(sorted_segs *s, const kn_linattn_seg *seg) {
-    const int64_t room = KN_CUDA_BLOCK - seg->pos % KN_CUDA_BLOCK;
-    if (seg->len > KN_CUDA_BLOCK) {
-        s->prompt[s->n_prompt++] = *seg;
-        return;
-    }
-    if (seg->len == 0)
-        return;
-    kn_linattn_seg *first = &s->step[s->n_step++];
-    *first = *seg;
-    if (seg->len <= room)
-        return;
-    first->len = room;
-    s->rest[s->n_rest++] =
-        (kn_linattn_seg){seg->state, seg->pos + room, seg->first + room, seg->len - room};
+static int64_t piece_of(const kn_linattn_seg *left) {
+    const int64_t room = KN_CUDA_BLOCK - left->pos % KN_CUDA_BLOCK;
+    if (left->pos % PROMPT_SLICE == 0 && left->len >= PROMPT_SLICE)
+        return PROMPT_SLICE;
+    return left->len < room ? left->len : room;
 }
 
-/* One piece of scratch for segments and parts: another one could put an end to the first. */
-static bool sort_segs(kn_cuda *c, sorted_segs *s, kn_cuda_plan *plan, const kn_linattn_seg *segs,
-                      int64_t n) {
-    *plan = (kn_cuda_plan){.part_tokens = PART_TOKENS};
-    kn_cuda_plan_parts(plan, NULL, segs, n); /* of all: more than there will be */
-    const size_t bytes = 3 * (size_t)n * sizeof(kn_linattn_seg);
-    unsigned char *room = scratch(c, bytes + (size_t)plan->n_parts * sizeof(kn_cuda_part));
+/* Move the first piece of `left` to the round. */
+static void cut_piece(round_of *r, kn_linattn_seg *left) {
+    const int64_t n = piece_of(left);
+    if (n == 0)
+        return;
+    kn_linattn_seg *piece = n > KN_CUDA_BLOCK ? &r->slice[r->n_slice++] : &r->step[r->n_step++];
+    *piece = *left;
+    piece->len = n;
+    left->pos += n;
+    left->first += n;
+    left->len -= n;
+}
+
+/* One piece of scratch for segments and parts: another one could put an end to the first. False
+ * after a failure, and when nothing is left; `left` is what remains of the segments. */
+static bool next_round(kn_cuda *c, round_of *r, kn_cuda_plan *plan, kn_linattn_seg *left,
+                       int64_t n) {
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < n; i++)
+        tokens += left[i].len;
+    if (tokens == 0)
+        return false;
+    const size_t bytes = 2 * (size_t)n * sizeof(kn_linattn_seg);
+    unsigned char *room = scratch(c, bytes + (size_t)n * sizeof(kn_cuda_part));
     if (!room)
         return false;
-    kn_linattn_seg *sorted = (kn_linattn_seg *)room;
+    kn_linattn_seg *segs = (kn_linattn_seg *)room;
     kn_cuda_part *parts = (kn_cuda_part *)(room + bytes);
-    *s = (sorted_segs){.step = sorted, .rest = sorted + n, .prompt = sorted + 2 * n};
+    *r = (round_of){.step = segs, .slice = segs + n};
     for (int64_t i = 0; i < n; i++)
-        sort_seg(s, &segs[i]);
-    kn_cuda_plan_parts(plan, parts, s->prompt, s->n_prompt);
-    plan->parts = parts;
+        cut_piece(r, &left[i]);
+    /* a slice is a part of its own: its sums know nothing of the slices beside it */
+    *plan = (kn_cuda_plan){.part_tokens = PART_TOKENS, .parts = parts};
+    kn_cuda_plan_parts(plan, parts, r->slice, r->n_slice);
     return true;
 }
 
-static bool find_work(kn_cuda *c, kn_cuda_plan *plan, const kn_linattn_dims *d) {
-    void *work = c->work;
-    bool good =
-        grow(c, &work, &c->work_bytes,
-             (size_t)plan->n_slots * (size_t)d->H * (size_t)d->Dk * (size_t)d->Dv * sizeof(float));
-    c->work = plan->work = work;
-    return good || plan->n_slots == 0;
-}
-
-static void step(kn_cuda *c, kn_cuda_linattn *a, const kn_linattn_seg *segs, int64_t n) {
-    a->segs = segs;
-    a->n_segs = n;
-    kn_cuda_linattn_step(a, c->device.stream);
+/* A copy to be used up; NULL after a failure. */
+static kn_linattn_seg *segments_left(kn_cuda *c, const kn_linattn_seg *segs, int64_t n) {
+    if (n > c->left_room) {
+        free(c->left);
+        c->left = malloc((size_t)n * sizeof *c->left);
+        c->left_room = c->left ? n : 0;
+        if (!c->left)
+            tnl_fail(&c->failure, TNL_E_NOMEM, "cuda:%d: out of memory", c->device.index);
+    }
+    if (c->left && n > 0)
+        memcpy(c->left, segs, (size_t)n * sizeof *segs);
+    return c->left;
 }
 
 static void cuda_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
@@ -221,13 +231,14 @@ static void cuda_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, 
                          const kn_decay *decay, const kn_linattn_dims *d,
                          const kn_linattn_seg *segs, int64_t n_segs) {
     kn_cuda *c = cuda_of(be);
-    sorted_segs s;
+    round_of r;
     kn_cuda_plan plan;
     if (has_failed(c))
         return;
     assert(d->Dk <= KN_CUDA_MOST_DK && d->Dv <= KN_CUDA_MOST_DV);
     const float *tables = decay_tables(c, decay, d->H);
-    if (!tables || !sort_segs(c, &s, &plan, segs, n_segs))
+    kn_linattn_seg *left = tables ? segments_left(c, segs, n_segs) : NULL;
+    if (!left)
         return;
     kn_cuda_linattn a = {.dtype = KN_F32,
                          .o = o,
@@ -240,13 +251,14 @@ static void cuda_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, 
                          .ldv = ldv,
                          .d = *d,
                          .decay = kn_cuda_decay_at(tables, d->H)};
-    step(c, &a, s.step, s.n_step);
-    step(c, &a, s.rest, s.n_rest);
-    if (s.n_prompt == 0 || !find_work(c, &plan, d))
-        return;
-    a.segs = s.prompt;
-    a.n_segs = s.n_prompt;
-    kn_cuda_linattn_prefill(&a, &plan, c->device.shared_bytes, c->device.stream);
+    while (next_round(c, &r, &plan, left, n_segs)) {
+        a.segs = r.step;
+        a.n_segs = r.n_step;
+        kn_cuda_linattn_step(&a, c->device.stream);
+        a.segs = r.slice;
+        a.n_segs = r.n_slice;
+        kn_cuda_linattn_prefill(&a, &plan, c->device.shared_bytes, c->device.stream);
+    }
 }
 
 /* ---- the other operations ---- */
@@ -324,7 +336,7 @@ static void cuda_close(kn_backend *be) {
     free_copies(c, &c->weights);
     free_copies(c, &c->decays);
     kn_cuda_device_free(&c->device, c->scratch);
-    kn_cuda_device_free(&c->device, c->work);
+    free(c->left);
     kn_cuda_device_close(&c->device);
     tnl_pool_close(c->pool);
     free(c);
@@ -341,6 +353,7 @@ tnl_status kn_cuda_open(kn_backend **out, int index, int threads, tnl_error *err
         .name = "cuda",
         .isa = c->isa,
         .block = KN_CUDA_BLOCK,
+        .prompt_slice = PROMPT_SLICE,
         .threads = threads,
         .most = {.Dk = KN_CUDA_MOST_DK, .Dv = KN_CUDA_MOST_DV},
         .ops = &cuda_ops,

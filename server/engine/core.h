@@ -58,6 +58,7 @@ struct eng_engine {
     eng_rows *rows;
     eng_sampler *sampler; /* of rows, for those that come one by one */
     eng_sched_budget budget;
+    int64_t slice; /* mdl_prompt_slice */
     eng_pace pace;
     eng_prefix *prefix; /* NULL: none */
     uint64_t serials;   /* requests that have entered a slot */

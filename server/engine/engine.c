@@ -246,6 +246,9 @@ static void init_fields(eng_engine *e, const eng_open_params *p) {
     int64_t rows = (int64_t)p->parallel + ENG_EXTRA_ROWS;
     e->budget.tokens = p->step_tokens;
     e->budget.rows = rows < p->step_tokens ? rows : p->step_tokens;
+    e->slice = mdl_prompt_slice(p->model);
+    if (e->budget.tokens < e->slice + e->budget.rows) /* a slice fits beside all decodes */
+        e->budget.tokens = e->slice > 0 ? e->slice + e->budget.rows : e->budget.tokens;
     e->pace.fixed = p->row_cost;
     e->metrics.prefix_budget = p->prefix_cache;
     e->metrics.slots = p->parallel;

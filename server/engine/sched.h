@@ -6,6 +6,9 @@
  * others. Shares that do not divide begin with another slot each step, so none is starved. A
  * paused request gets nothing. Waiting requests enter free slots in order of arrival.
  *
+ * Where a model wants a prompt's slices whole (mdl_prompt_slice), a prompt's share is cut back to
+ * where it may end; what that leaves goes, a slice or more at once, to the prompts in turn.
+ *
  * Rows of logits are a second budget: each request with work has one row kept for it; a request
  * that wants a row for every prompt token (echo) takes further ones from what remains. */
 #ifndef TNL_SERVER_ENGINE_SCHED_H
@@ -20,6 +23,7 @@ typedef struct eng_sched_slot {
     bool paused;
     bool all_rows;       /* every prompt token wants its row of logits */
     int64_t prompt_left; /* prompt tokens still to absorb; 0: decoding */
+    int64_t slice, at;   /* prompt: to be whole, 0: any; tokens absorbed */
     int64_t most;        /* no more than this many tokens now (room for events); decode: >= 1 */
     /* decoding */
     int64_t guesses; /* guessed tokens there are, < most */
@@ -31,6 +35,11 @@ typedef struct eng_sched_budget {
     int64_t tokens; /* of one step, >= number of slots */
     int64_t rows;   /* of logits, >= number of slots */
 } eng_sched_budget;
+
+/* The most tokens <= n that a prompt may take now, so that no slice [k slice, (k+1) slice) that
+ * lies in front of it and within the prompt is cut. Nor does a share go on behind the last whole
+ * slice: a state is worth keeping there. */
+int64_t eng_sched_cut(const eng_sched_slot *s, int64_t n);
 
 /* How many of n_waiting requests enter now, given the used flags. */
 int eng_sched_admit(const eng_sched_slot *slots, int n_slots, int n_waiting);

@@ -125,10 +125,15 @@ static eng_sched_slot plan_slot(eng_engine *e, eng_slot *slot) {
     int64_t left = r->n_feed - r->fed;
     bool echoing = r->params.echo && left > 0;
     int room = eng_request_room(r, echoing ? 2 : 1);
+    /* an echo, whose slices the reader's pace cuts, has none that is whole */
+    if (echoing && e->slice > 0 && room > e->slice)
+        room = (int)e->slice;
     return (eng_sched_slot){.used = true,
                             .paused = room == 0,
                             .all_rows = echoing,
                             .prompt_left = left,
+                            .slice = echoing ? 0 : e->slice,
+                            .at = mdl_state_pos(slot->state),
                             .most = echoing    ? room - 1
                                     : left > 0 ? most
                                                : room};

@@ -25,6 +25,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mc_near_cpu),
         cmocka_unit_test(mc_same_bytes),
+        cmocka_unit_test(mc_prompt_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,13 +131,10 @@ int main(int argc, char **argv) {
     }
     mc_folder = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mc_near_cpu),
-        cmocka_unit_test(mc_same_bytes),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_large_heads),
-        cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_lost_device),
-        cmocka_unit_test(test_no_memory_in_a_step),
+        cmocka_unit_test(mc_near_cpu),      cmocka_unit_test(mc_same_bytes),
+        cmocka_unit_test(mc_prompt_slices), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_large_heads), cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_lost_device), cmocka_unit_test(test_no_memory_in_a_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,7 +26,7 @@ mdl_model *mc_open_model(const char *device) {
 
 mdl_ctx *mc_open_ctx(mdl_model *m) {
     mdl_ctx *ctx;
-    assert_int_equal(mdl_ctx_open(&ctx, m, 96, 8, NULL), TNL_OK);
+    assert_int_equal(mdl_ctx_open(&ctx, m, 320, 8, NULL), TNL_OK);
     return ctx;
 }
 
@@ -129,4 +129,45 @@ void mc_same_bytes(void **unused) {
         mdl_state_free(m, s[i]);
     mdl_ctx_close(ctx);
     mdl_close(m);
+}
+
+/* Bytes depend on which slices were whole, not on what else a segment held nor what lay beside it;
+ * and whole slices are near the CPU's. */
+void mc_prompt_slices(void **unused) {
+    (void)unused;
+    enum { WAYS = 3, N = 150 };
+    static const int cuts[WAYS][5] = {{N}, {128, 22}, {128, 3, 18, 1}};
+    int32_t ids[N];
+    mc_token_ids(ids, N, 3);
+    mdl_model *m = mc_open_model("cuda"), *cpu = mc_open_model("cpu");
+    assert_int_equal(mdl_prompt_slice(m), 128);
+    assert_int_equal(mdl_prompt_slice(cpu), 0);
+    mdl_ctx *ctx = mc_open_ctx(m), *cpu_ctx = mc_open_ctx(cpu);
+    const int64_t vocab = mdl_model_spec(m)->vocab;
+    mdl_state *s = mdl_state_new(m), *other = mdl_state_new(m), *cpu_s = mdl_state_new(cpu);
+    float *plain = mc_feed(cpu_ctx, cpu, cpu_s, ids, N), *first = NULL;
+    for (int w = 0; w < WAYS; w++) {
+        float *got = NULL;
+        mdl_state_reset(m, s);
+        for (int i = 0, at = 0; at < N; at += cuts[w][i++]) {
+            free(got);
+            got = mc_feed(ctx, m, s, ids + at, cuts[w][i]);
+        }
+        assert_near(got, plain, vocab, 0.02);
+        if (first)
+            assert_memory_equal(got, first, (size_t)vocab * sizeof *got);
+        else
+            first = got;
+        if (got != first)
+            free(got);
+    }
+    mdl_state_reset(m, s);
+    mdl_seg segs[2] = {{.state = other, .tokens = ids + 5, .n_tokens = 137, .want = MDL_WANT_LAST},
+                       {.state = s, .tokens = ids, .n_tokens = N, .want = MDL_WANT_LAST}};
+    assert_int_equal(mdl_forward(ctx, segs, 2, NULL), TNL_OK);
+    assert_memory_equal(segs[1].logits, first, (size_t)vocab * sizeof *first);
+    free(first), free(plain);
+    mdl_state_free(m, s), mdl_state_free(m, other), mdl_state_free(cpu, cpu_s);
+    mdl_ctx_close(ctx), mdl_ctx_close(cpu_ctx);
+    mdl_close(m), mdl_close(cpu);
 }

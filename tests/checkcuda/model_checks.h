@@ -14,5 +14,6 @@ float *mc_feed(mdl_ctx *ctx, const mdl_model *m, mdl_state *s, const int32_t *id
 
 void mc_near_cpu(void **unused);
 void mc_same_bytes(void **unused);
+void mc_prompt_slices(void **unused);
 
 #endif

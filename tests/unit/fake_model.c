@@ -232,6 +232,11 @@ int64_t mdl_state_spare(const mdl_model *m, int64_t pos) {
     return FAKE_BLOCK - 1 - pos % FAKE_BLOCK;
 }
 
+int64_t mdl_prompt_slice(const mdl_model *m) {
+    (void)m;
+    return 0;
+}
+
 int64_t mdl_state_block(const mdl_model *m) {
     (void)m;
     return FAKE_BLOCK;

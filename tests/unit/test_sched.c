@@ -265,6 +265,41 @@ static void nobody_starves(void **state) {
     }
 }
 
+/* Prompts of all lengths, new ones all the time: each share ends where it may, and a long prompt
+ * among short ones gets through. */
+static void whole_slices(void **state) {
+    (void)state;
+    enum { SLOTS = 6, P = 128, LONG = 4096 };
+    eng_sched_slot slots[SLOTS] = {{0}};
+    int64_t give[SLOTS];
+    const eng_sched_budget budget = {P + 38, 38};
+    int cursor = 0, done = 0;
+    uint64_t g = 0x5EED1;
+    print_message("seed %llu\n", (unsigned long long)g);
+    for (int step = 0; step < 4000; step++) {
+        for (int i = 0; i < SLOTS; i++)
+            if (slots[i].prompt_left == 0) {
+                done += i == 0 && step > 0;
+                slots[i] = (eng_sched_slot){.used = true,
+                                            .most = INT64_MAX,
+                                            .slice = P,
+                                            .at = i == 1 ? 40 : 0,
+                                            .prompt_left = i < 2 ? LONG : 1 + next(&g) % 200};
+            }
+        assert_true(eng_sched_step(give, slots, SLOTS, &budget, &cursor) <= budget.tokens);
+        for (int i = 0; i < SLOTS; i++) {
+            const int64_t all = slots[i].at + slots[i].prompt_left;
+            const int64_t end = slots[i].at + give[i], begin = end / P * P;
+            assert_true(give[i] >= 0 && give[i] <= slots[i].prompt_left);
+            if (give[i] > 0 && end % P != 0 && begin + P <= all)
+                assert_true(begin < slots[i].at); /* that slice was begun before */
+            slots[i].at = end;
+            slots[i].prompt_left -= give[i];
+        }
+    }
+    assert_true(done > 10);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules_by_table),
@@ -273,6 +308,7 @@ int main(void) {
         cmocka_unit_test(prompts_share_alike),
         cmocka_unit_test(promises_hold_for_random_slots),
         cmocka_unit_test(nobody_starves),
+        cmocka_unit_test(whole_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

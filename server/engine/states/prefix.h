@@ -1,6 +1,8 @@
 /* Texts already read: a tree over token prefixes whose nodes hold states as of block boundaries. A
  * request that begins with a known prefix starts from its state instead of reading it again. The
- * state is a function of the tokens alone, so a hit changes no byte of an answer.
+ * state is a function of the tokens alone, so a hit changes no byte of an answer. (Where it depends
+ * on which slices of a prompt came whole, see mdl_prompt_slice, reuse.c stores only such states as
+ * every prompt with that beginning goes through.)
  *
  * Tokens themselves are compared, never hashes of them. Each key (a tenant) has a tree of its own
  * and sees nothing of the others. All memory, tokens included, stays within a budget; a new state

@@ -6,6 +6,9 @@
  * from a known text, for a third one that shares it. Only that last one costs a step of its own;
  * the others are as of the last block boundary of a state that is there anyway.
  *
+ * Where a model wants a prompt's slices whole, states are kept at the ends of such slices only, in
+ * prompts only, and a session goes on from its own state alone: so that a hit changes no byte.
+ *
  * Requests with a beginning in common that are there at the same time (several answers to one
  * prompt, say) read it once: those that came later wait for the first to get there. */
 #include <stdlib.h>
@@ -23,8 +26,15 @@ static bool remembers(const eng_engine *e, const eng_request *r) {
     return e->prefix && r->params.cache_prompt && r->tokens && r->serial != 0;
 }
 
+/* The largest place <= n at which a state may be kept. */
+static int64_t keepable(const eng_engine *e, int64_t n) {
+    return n - n % (e->slice > 0 ? e->slice : mdl_state_block(e->open.model));
+}
+
 /* Later turns of a session are kept by the session alone. */
 static bool keeps(const eng_engine *e, const eng_request *r) {
+    if (e->slice > 0 && (r->params.echo || r->fed % e->slice != 0 || r->generated > 0))
+        return false;
     return remembers(e, r) && r->n_session == 0;
 }
 
@@ -39,7 +49,12 @@ static int64_t in_common(const eng_engine *e, const eng_request *r, const eng_re
     int64_t most = r->n_prompt - 1 < other->n_prompt ? r->n_prompt - 1 : other->n_prompt, n = 0;
     while (n < most && r->tokens[n] == other->tokens[n])
         n++;
-    return n - n % mdl_state_block(e->open.model);
+    return keepable(e, n);
+}
+
+/* Whether o keeps what r would read. */
+static bool leads(const eng_engine *e, const eng_request *o) {
+    return reads(o) && !o->params.echo && remembers(e, o) && o->n_session == 0;
 }
 
 /* Look for a request that will soon have read much more of this prompt than is known. */
@@ -48,8 +63,7 @@ static bool find_leader(eng_engine *e, eng_request *r) {
     r->wait_at = r->cached + WORTH_WAITING - 1;
     for (int i = 0; i < e->open.parallel; i++) {
         const eng_request *o = e->slots[i].req;
-        if (!reads(o) || o == r || o->key != r->key || !keeps(e, o) || o->params.echo ||
-            o->serial > r->serial)
+        if (o == r || !leads(e, o) || o->key != r->key || o->serial > r->serial)
             continue;
         int64_t n = in_common(e, r, o);
         if (n > r->wait_at && o->fed < n) {
@@ -89,7 +103,8 @@ static void load(eng_engine *e, eng_slot *slot) {
     if (mdl_state_pos(slot->state) != 0)
         mdl_state_reset(e->open.model, slot->state);
     eng_prefix_hit hit = {0};
-    if (remembers(e, r))
+    const bool goes_on = r->lease && eng_lease_pos(r->lease) > 0;
+    if (remembers(e, r) && !(e->slice > 0 && goes_on))
         hit = eng_prefix_load(e->prefix, slot->state, r->key, r->tokens, r->n_prompt);
     if (r->lease && eng_lease_pos(r->lease) > hit.cached) {
         if (hit.cached > 0)
@@ -98,7 +113,8 @@ static void load(eng_engine *e, eng_slot *slot) {
         hit.cached = eng_lease_pos(r->lease);
     }
     r->fed = r->cached = hit.cached;
-    r->store_at = hit.shared - hit.cached >= WORTH_A_SLICE ? hit.shared : 0;
+    const int64_t shared = keepable(e, hit.shared);
+    r->store_at = shared - hit.cached >= WORTH_A_SLICE ? shared : 0;
     eng_history_clear(&slot->history);
     if (slot->draft.n > 0)
         eng_draft_begin(&slot->draft, r->n_prompt);
@@ -173,7 +189,8 @@ static bool is_awaited(const eng_engine *e, const eng_request *r) {
 
 void eng_reuse_slice(eng_engine *e, const eng_slot *slot) {
     const eng_request *r = slot->req;
-    if (r->fed == r->store_at || marks_a_level(e, r) || is_awaited(e, r))
+    const bool last = e->slice > 0 && r->n_feed - r->fed < e->slice; /* the end keeps none */
+    if (last || r->fed == r->store_at || marks_a_level(e, r) || is_awaited(e, r))
         eng_reuse_keep(e, slot);
 }
 
