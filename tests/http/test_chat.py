@@ -237,7 +237,7 @@ def test_unknown_name(model):
 
 def test_digests_are_of_the_texts():
     with open(os.path.join(os.path.dirname(__file__), "..", "..", "server", "http",
-                           "chat_template.c"), encoding="utf-8") as f:
+                           "api", "chat_template.c"), encoding="utf-8") as f:
         source = f.read()
     assert hashlib.sha256(CHATML.encode()).hexdigest() in source
 
