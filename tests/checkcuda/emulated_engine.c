@@ -102,8 +102,35 @@ static void same_bytes(void **unused) {
     mdl_close(m);
 }
 
+/* A prompt that goes on where a shorter one, or an answer, ended within a slice: known or not. */
+static void continued(void **unused) {
+    (void)unused;
+    enum { SHORT = 100, FIRST = 150, ANSWER = 12 };
+    int32_t ids[MOST];
+    answer *a, *got[2];
+    eng_params p;
+    bench b;
+    mdl_model *m = open_model();
+    greedy_params(&p, ANSWER);
+    p.ignore_eos = true;
+    for (int known = 0; known < 2; known++) {
+        make_prompt(ids, 4);
+        open_engine(&b, m, 2, 256, known ? 64 << 20 : 0);
+        free(run_one(&b, &p, ids, SHORT));
+        a = run_one(&b, &p, ids, FIRST);
+        assert_int_equal(a->n, ANSWER);
+        memcpy(ids + FIRST, a->id, sizeof *ids * ANSWER);
+        free(a);
+        got[known] = run_one(&b, &p, ids, MOST);
+        eng_close(b.e);
+    }
+    assert_same_answer(got[0], got[1]);
+    free(got[0]), free(got[1]);
+    mdl_close(m);
+}
+
 int main(void) {
     alarm(250);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bytes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bytes), cmocka_unit_test(continued)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
