@@ -6,14 +6,16 @@
 #include <unistd.h>
 
 #include "server/cli/cli.h"
+#include "server/cli/sampling.h"
 #include "server/cli/progress.h"
 
 typedef struct settings {
     cli_model_opts model;
     const char *prompt, *prompt_file, *tokens;
     bool stream, json, verbose, echo, ignore_eos;
-    int64_t n, top_k, speculate;
-    double temperature, top_p, min_p, typical_p, repetition, presence, frequency;
+    int64_t n, speculate;
+    cli_sampling sampling;
+    double typical_p;
     uint64_t seed;
     cli_strings stop, bias;
 } settings;
@@ -58,38 +60,7 @@ static const cli_opt rows[] = {
      AT(verbose),
      .help = "counts and speed on standard error"},
     {.help = "Sampling:"},
-    {.flag = "temperature",
-     .type = CLI_REAL,
-     AT(temperature),
-     .min = 0,
-     .max = 100,
-     .dflt = "1",
-     .arg = "T",
-     .help = "0: always the likeliest token"},
-    {.flag = "top-k",
-     .type = CLI_INT,
-     AT(top_k),
-     .min = 0,
-     .max = INT32_MAX,
-     .dflt = "0",
-     .arg = "K",
-     .help = "only the K likeliest; 0: off"},
-    {.flag = "top-p",
-     .type = CLI_REAL,
-     AT(top_p),
-     .min = 0,
-     .max = 1,
-     .dflt = "1",
-     .arg = "P",
-     .help = "only the likeliest that sum to P"},
-    {.flag = "min-p",
-     .type = CLI_REAL,
-     AT(min_p),
-     .min = 0,
-     .max = 1,
-     .dflt = "0",
-     .arg = "P",
-     .help = "only those at least P times as likely as the likeliest"},
+    CLI_SAMPLING_ROWS(settings, sampling),
     {.flag = "typical-p",
      .type = CLI_REAL,
      AT(typical_p),
@@ -98,30 +69,6 @@ static const cli_opt rows[] = {
      .dflt = "1",
      .arg = "P",
      .help = "locally typical sampling; 1: off"},
-    {.flag = "repetition-penalty",
-     .type = CLI_REAL,
-     AT(repetition),
-     .min = 1e-3,
-     .max = 1000,
-     .dflt = "1",
-     .arg = "X",
-     .help = "over prompt and output; 1: off"},
-    {.flag = "presence-penalty",
-     .type = CLI_REAL,
-     AT(presence),
-     .min = -2,
-     .max = 2,
-     .dflt = "0",
-     .arg = "X",
-     .help = "for tokens that occurred in the output"},
-    {.flag = "frequency-penalty",
-     .type = CLI_REAL,
-     AT(frequency),
-     .min = -2,
-     .max = 2,
-     .dflt = "0",
-     .arg = "X",
-     .help = "the same, times their count"},
     {.flag = "logit-bias",
      .type = CLI_STRINGS,
      AT(bias),
@@ -193,14 +140,8 @@ static tnl_status add_bias(eng_params *p, const char *text, tnl_error *err) {
 static tnl_status fill_params(eng_params *p, const settings *o, bool has_seed, tnl_error *err) {
     eng_params_default(p);
     p->max_tokens = o->n;
-    p->temperature = (float)o->temperature;
-    p->top_k = (int32_t)o->top_k;
-    p->top_p = (float)o->top_p;
-    p->min_p = (float)o->min_p;
+    cli_set_sampling(p, &o->sampling);
     p->typical_p = (float)o->typical_p;
-    p->repetition_penalty = (float)o->repetition;
-    p->presence_penalty = (float)o->presence;
-    p->frequency_penalty = (float)o->frequency;
     p->seed = o->seed;
     p->has_seed = has_seed;
     p->ignore_eos = o->ignore_eos;

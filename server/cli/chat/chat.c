@@ -8,8 +8,6 @@
 #define AT(member) .offset = offsetof(cli_chat_settings, member)
 #define INTEGER(member, lo, hi, preset)                                                            \
     .type = CLI_INT, AT(member), .min = lo, .max = hi, .dflt = preset, .arg = "N"
-#define REAL(member, lo, hi, preset)                                                               \
-    .type = CLI_REAL, AT(member), .min = lo, .max = hi, .dflt = preset, .arg = "X"
 
 /* clang-format off */
 static const cli_opt rows[] = {
@@ -26,13 +24,7 @@ static const cli_opt rows[] = {
     {.flag = "stats", .type = CLI_BOOL, AT(stats), .help = "tokens and speed after each answer, on standard error"},
     {.help = "Sampling (/set changes these; a server's defaults stand for what is not given):"},
     {.flag = "max-tokens", .letter = 'n', INTEGER(max_tokens, 1, 1e6, "1024"), .help = "tokens of an answer at most"},
-    {.flag = "temperature", REAL(temperature, 0, 100, "1"), .help = "0: always the likeliest token"},
-    {.flag = "top-k", INTEGER(top_k, 0, INT32_MAX, "0"), .help = "only the N likeliest; 0: off"},
-    {.flag = "top-p", REAL(top_p, 0, 1, "1"), .help = "only the likeliest that sum to X"},
-    {.flag = "min-p", REAL(min_p, 0, 1, "0"), .help = "only those at least X times as likely as the likeliest"},
-    {.flag = "repetition-penalty", REAL(repetition, 1e-3, 1000, "1"), .help = "over prompt and output; 1: off"},
-    {.flag = "presence-penalty", REAL(presence, -2, 2, "0"), .help = "for tokens that occurred in the output"},
-    {.flag = "frequency-penalty", REAL(frequency, -2, 2, "0"), .help = "the same, times their count"},
+    CLI_SAMPLING_ROWS(cli_chat_settings, sampling),
     {.flag = "seed", .type = CLI_U64, AT(seed), .arg = "N", .help = "the same seed gives the same answer; drawn when absent"},
     {.flag = "ignore-eos", .type = CLI_BOOL, AT(ignore_eos), .help = "go on after the end-of-text token"},
     {.help = "MODEL_DIR:"},

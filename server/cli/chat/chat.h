@@ -9,6 +9,7 @@
 #include "server/cli/cli.h"
 #include "server/cli/client/client.h"
 #include "server/cli/options/options.h"
+#include "server/cli/sampling.h"
 
 typedef struct cli_chat_settings {
     cli_model_opts model;
@@ -17,8 +18,8 @@ typedef struct cli_chat_settings {
     bool plain, stats, ignore_eos;
     int64_t prefix_cache_mb;
     /* sampling: what /set changes */
-    int64_t max_tokens, top_k;
-    double temperature, top_p, min_p, repetition, presence, frequency;
+    int64_t max_tokens;
+    cli_sampling sampling;
     uint64_t seed;
     bool given[CLI_MAX_ROWS]; /* by row: the person chose it; a server's defaults stand otherwise */
 } cli_chat_settings;

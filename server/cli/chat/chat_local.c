@@ -32,13 +32,7 @@ static void close_local(void *self) {
 static void fill_params(eng_params *p, const cli_chat_settings *o) {
     eng_params_default(p);
     p->max_tokens = o->max_tokens;
-    p->temperature = (float)o->temperature;
-    p->top_k = (int32_t)o->top_k;
-    p->top_p = (float)o->top_p;
-    p->min_p = (float)o->min_p;
-    p->repetition_penalty = (float)o->repetition;
-    p->presence_penalty = (float)o->presence;
-    p->frequency_penalty = (float)o->frequency;
+    cli_set_sampling(p, &o->sampling);
     p->seed = o->seed;
     p->ignore_eos = o->ignore_eos;
     p->has_seed = cli_chat_given(o, "seed");
