@@ -160,6 +160,7 @@ def test_templates_that_take_turns(tnl, model, tmp_path):
     (("x", "--chat-template", "nope"), 2, "nope"),
     (("x", "--model", "m"), 2, "URL"),
     (("http://127.0.0.1:1", "--threads", "2"), 2, "MODEL_DIR"),
+    (("http://127.0.0.1:1", "--device", "cpu"), 2, "MODEL_DIR"),
     (("x", "--temperature", "-1"), 2, "--temperature"),
 ])
 def test_usage(tnl, args, code, words):

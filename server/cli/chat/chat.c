@@ -75,8 +75,8 @@ bool cli_chat_given(const cli_chat_settings *o, const char *flag) {
 
 /* An option of the other kind would have no effect: say so. */
 static tnl_status check(const cli_args *a, bool url, tnl_error *err) {
-    static const char *const of_folder[] = {"chat-template", "threads",         "weights",
-                                            "load",          "prefix-cache-mb", NULL};
+    static const char *const of_folder[] = {"chat-template", "device", "threads", "weights",
+                                            "load", "prefix-cache-mb", NULL};
     static const char *const of_url[] = {"model", "ca-file", "silence-seconds", "connect-seconds",
                                          NULL};
     for (const char *const *f = url ? of_folder : of_url; *f; f++)
