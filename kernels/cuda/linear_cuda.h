@@ -14,6 +14,22 @@ extern "C" {
 
 void kn_cuda_linear(const kn_linear *p, kn_cuda_stream stream);
 
+/* ---- around products that others make ---- */
+
+/* Elements between rows of bf16: a multiple of 16 bytes, filled up with zeros. */
+static inline int64_t kn_cuda_linear_lda(int64_t cols) {
+    return (cols + 7) / 8 * 8;
+}
+
+/* p->work = norm(x) . mul in bf16, [n][kn_cuda_linear_lda(w->cols)]. Reads nothing of the weights
+ * but their shape. */
+void kn_cuda_linear_rows(const kn_linear *p, kn_cuda_stream stream);
+
+/* y from the finished sums W a, [n][ld], and W2 a where there is a w2: bias, activation, GLU,
+ * residual. sums may be y where y is stored and ld is ldy. */
+void kn_cuda_linear_finish(const kn_linear *p, const float *sums, const float *sums2, int64_t ld,
+                           kn_cuda_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -141,8 +141,22 @@ static const void *up(const void *p, size_t bytes) {
     return p ? cc_device_copy(p, bytes) : NULL;
 }
 
+/* A product's sums made apart from all that is around them, as another library would make them. */
+static void apart(const kn_linear *p, float *sums, float *sums2, int64_t ld) {
+    kn_linear bare = {.n = p->n, .x = p->x, .ldx = p->ldx, .norm = p->norm, .mul = p->mul};
+    bare.ldmul = p->ldmul;
+    bare.work = p->work;
+    bare.ldy = ld;
+    for (int i = 0; i < (p->w2 ? 2 : 1); i++) {
+        bare.w = i ? p->w2 : p->w;
+        bare.y = i ? sums2 : sums;
+        kn_cuda_linear(&bare, NULL);
+    }
+    kn_cuda_linear_finish(p, sums, sums2, ld, NULL);
+}
+
 /* y after the operation on rows [from, from + n). */
-static float *run(cc *c, const linear_case *l, int64_t from, int64_t n) {
+static float *run(cc *c, const linear_case *l, int64_t from, int64_t n, bool in_one) {
     const kn_linear *h = &l->p;
     const size_t f = sizeof(float), rows = (size_t)l->w.rows, cols = (size_t)l->w.cols;
     kn_tensor w = l->w, w2 = l->w2;
@@ -162,12 +176,18 @@ static float *run(cc *c, const linear_case *l, int64_t from, int64_t n) {
     p.norm.w = up(l->norm_w, cols * f);
     p.norm.b = up(l->norm_b, cols * f);
     p.work = cc_device(l->work_bytes);
-    kn_cuda_linear(&p, NULL);
+    const int64_t ld = (int64_t)rows + 3;
+    float *sums = cc_device((size_t)(n * ld) * f), *sums2 = cc_device((size_t)(n * ld) * f);
+    if (in_one)
+        kn_cuda_linear(&p, NULL);
+    else
+        apart(&p, sums, sums2, ld);
     const char *error = cc_sync();
     cc_expect(c, !error, "%s: %s", l->what, error ? error : "");
     float *got = need(l->y_floats, f);
     cc_fetch(got, y, l->y_floats * f);
-    const void *all[] = {w.data, w2.data, x, mul, y, p.bias, p.bias2, p.norm.w, p.norm.b, p.work};
+    const void *all[] = {w.data,  w2.data,  x,        mul,    y,    p.bias,
+                         p.bias2, p.norm.w, p.norm.b, p.work, sums, sums2};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         cc_device_free((void *)(uintptr_t)all[i]);
     return got;
@@ -330,18 +350,54 @@ static void against_double(cc *c, const linear_case *l, const float *got) {
 
 static void check_case(cc *c, kn_dtype t, bool bare) {
     linear_case l = draw_case(c, t, bare);
-    float *got = run(c, &l, 0, l.p.n);
+    float *got = run(c, &l, 0, l.p.n, true);
     against_double(c, &l, got);
     if (bare && t >= KN_PLAIN_COUNT)
         against_cpu(c, &l, got);
     const int64_t row = cc_between(c, 0, l.p.n - 1);
-    float *alone = run(c, &l, row, 1);
+    float *alone = run(c, &l, row, 1, true);
     same(c, l.what, "a row alone", alone + row * l.p.ldy, got + row * l.p.ldy, (size_t)l.w.rows);
+    float *parts = run(c, &l, 0, l.p.n, false);
+    same(c, l.what, "in parts", parts, got, l.y_floats);
+    free(parts);
     for (int64_t i = 0; i < l.p.n; i++) /* gaps between rows */
         for (int64_t o = l.w.rows; o < l.p.ldy; o++)
             cc_expect(c, got[i * l.p.ldy + o] == l.p.y[i * l.p.ldy + o], "%s: gap", l.what);
     free(got);
     free(alone);
+    free_case(&l);
+}
+
+/* Input rows in bf16, for products that others make. */
+static void check_rows(cc *c) {
+    linear_case l = draw_case(c, KN_F32, false);
+    const int64_t cols = l.w.cols, lda = kn_cuda_linear_lda(cols);
+    kn_linear p = l.p;
+    p.w = &l.w;
+    p.x = up(p.x, l.x_floats * sizeof(float));
+    p.mul = up(p.mul, l.mul_floats * sizeof(float));
+    p.norm.w = up(l.norm_w, (size_t)cols * sizeof(float));
+    p.norm.b = up(l.norm_b, (size_t)cols * sizeof(float));
+    p.work = cc_device(l.work_bytes);
+    kn_cuda_linear_rows(&p, NULL);
+    cc_expect(c, !cc_sync(), "%s: rows", l.what);
+    uint16_t *got = need((size_t)(p.n * lda), sizeof *got);
+    cc_fetch(got, p.work, (size_t)(p.n * lda) * sizeof *got);
+    double *a = need((size_t)cols, sizeof *a);
+    for (int64_t row = 0; row < p.n; row++) {
+        input_row(&l, row, a);
+        for (int64_t i = 0; i < lda; i++) {
+            const double g = (double)tnl_f32_from_bf16(got[row * lda + i]), w = i < cols ? a[i] : 0;
+            if (!cc_expect(c, fabs(g - w) <= fabs(w) / 256 + 1e-5 * (i < cols),
+                           "%s: row %d input %d: %g, expected %g", l.what, (int)row, (int)i, g, w))
+                row = p.n, i = lda;
+        }
+    }
+    const void *all[] = {p.x, p.mul, p.norm.w, p.norm.b, p.work};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        cc_device_free((void *)(uintptr_t)all[i]);
+    free(got);
+    free(a);
     free_case(&l);
 }
 
@@ -352,7 +408,7 @@ static void check_rare_rows(cc *c) {
         float *x = (float *)(uintptr_t)l.p.x;
         for (int64_t i = 0; i < l.w.cols; i++)
             x[i] = kind == 0 && i == l.w.cols / 2 ? NAN : kind == 1 && i == 0 ? INFINITY : 0;
-        float *got = run(c, &l, 0, l.p.n);
+        float *got = run(c, &l, 0, l.p.n, true);
         bool good = true;
         for (int64_t o = 0; o < l.w.rows; o++)
             good &= kind < 2 ? isnan(got[o]) : isfinite(got[o]);
@@ -368,5 +424,7 @@ void cc_check_linear(cc *c) {
     for (int t = 0; t < KN_DTYPE_COUNT; t++)
         for (int i = 0; i < 8; i++)
             check_case(c, (kn_dtype)t, i % 2);
+    for (int i = 0; i < 4; i++)
+        check_rows(c);
     check_rare_rows(c);
 }
