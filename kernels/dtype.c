@@ -13,6 +13,7 @@ const kn_dtype_row kn_dtypes[KN_DTYPE_COUNT] = {
     [KN_BF16] = {"bf16", "BF16", "BFloat16Storage", 2},
     [KN_Q8] = {"q8", NULL, NULL, 0},
     [KN_Q4] = {"q4", NULL, NULL, 0},
+    [KN_F8] = {"f8", NULL, NULL, 0},
 };
 
 bool kn_dtype_matrix_bytes(uint64_t *out, kn_dtype t, uint64_t rows, uint64_t cols) {

@@ -17,6 +17,7 @@ typedef enum kn_dtype {
     KN_BF16,
     KN_Q8, /* packed, see quant.h */
     KN_Q4,
+    KN_F8,
     KN_DTYPE_COUNT,
     KN_PLAIN_COUNT = KN_Q8 /* those before are plain: row-major elements */
 } kn_dtype;

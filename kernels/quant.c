@@ -1,6 +1,8 @@
 /* The packed formats, one element at a time. */
 #include "kernels/quant.h"
 
+#include <string.h>
+
 #include "kernels/base/half.h"
 
 /* The integer that a weight is a multiple of its scale: output o (0..63), input i of a group. */
@@ -15,7 +17,17 @@ static int weight_of(kn_dtype t, const unsigned char *group, int64_t g, int64_t 
     return (sub < 8 ? sub : sub - 16) * (code - 8);
 }
 
+static void f8_row_to_f32(float *dst, const unsigned char *codes, int64_t cols) {
+    float d = kn_f8_scale(codes, cols);
+    for (int64_t i = 0; i < cols; i++)
+        dst[i] = d * tnl_f32_from_e4m3(codes[i]);
+}
+
 void kn_q_row_to_f32(float *dst, const void *data, kn_dtype t, int64_t cols, int64_t row) {
+    if (t == KN_F8) {
+        f8_row_to_f32(dst, (const unsigned char *)data + row * kn_f8_stride(cols), cols);
+        return;
+    }
     const unsigned char *group =
         (const unsigned char *)data + row / KN_Q_OUTS * kn_q_tile_bytes(t, cols);
     int64_t o = row % KN_Q_OUTS;

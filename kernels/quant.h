@@ -1,11 +1,12 @@
-/* The packed weight formats q8 and q4, and the quantised activations they are multiplied with:
- * layout and scalar definition. A quantised file holds exactly these bytes, so that loading it is
- * mapping it (docs: README, "Quantised weights").
+/* The packed weight formats q8, q4 and f8, and the quantised activations that q8 and q4 are
+ * multiplied with: layout and scalar definition. A quantised file holds exactly these bytes, so
+ * that loading it is mapping it (docs: README, "Quantised weights").
  *
  * A matrix [rows = outputs][cols = inputs] is cut into tiles of 64 outputs, one after another; the
- * last one is filled up with zero weights. The inputs of a tile are cut into groups of 128; the
- * last group holds what is left, filled up with zero weights to a multiple of 32. A group of g
- * inputs is, in this order:
+ * last one is filled up with zero weights.
+ *
+ * q8 and q4: the inputs of a tile are cut into groups of 128; the last group holds what is left,
+ * filled up with zero weights to a multiple of 32. A group of g inputs is, in this order:
  *
  *   scales  64 bf16            d of each output
  *   subs    g/16 x 32 bytes    q4 only: signed 4-bit factor of each run of 16 inputs. For the pair
@@ -25,13 +26,26 @@
  *
  * Activations are quantised row by row in the same groups: q = round(x 127 / max|x|), scale
  * max|x| / 127. The dot product of a group is an exact integer in every instruction set; groups
- * are added in ascending order, y = fma(dot, d scale, y). So all bodies give the same bits. */
+ * are added in ascending order, y = fma(dot, d scale, y). So all bodies give the same bits.
+ *
+ * f8: a tile is 64 rows, one after another. A row is, in this order:
+ *
+ *   codes   one byte an input, e4m3 (kernels/base/half.h); zeros up to a multiple of 16 inputs
+ *   scale   f32, the row's d: above zero, at most 2^119. A row without weights has 1
+ *   zeros   12 bytes
+ *
+ *   weight  d e4m3(code)       NaN codes (0x7F, 0xFF) do not occur
+ *
+ * So the codes of a whole matrix are one row-major matrix of fp8 whose rows are a multiple of 16
+ * bytes apart: what tensor cores multiply. Activations are not quantised by this format; a device
+ * says what it makes of them. The CPU keeps f32: y = d (sum of x e4m3). */
 #ifndef TNL_QUANT_H
 #define TNL_QUANT_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "kernels/dtype.h"
 
@@ -41,7 +55,12 @@ enum {
     KN_Q_UNIT = 32,    /* inputs of a group are filled up to a multiple of this */
     KN_Q4_RUN = 16,    /* inputs that share a factor of q4 */
     KN_Q_SCALES = 128, /* bytes of a group's scales */
+    KN_F8_UNIT = 16,   /* inputs of a row of f8 are filled up to a multiple of this */
+    KN_F8_TAIL = 16,   /* bytes after its codes: the scale and zeros */
 };
+
+/* The largest scale of f8: with the largest code the weight is finite. */
+#define KN_F8_SCALE_MOST 0x1p119f
 
 static inline int64_t kn_q_groups(int64_t cols) {
     return (cols + KN_Q_GROUP - 1) / KN_Q_GROUP;
@@ -52,15 +71,32 @@ static inline int64_t kn_q_padded(int64_t cols) {
     return (cols + KN_Q_UNIT - 1) / KN_Q_UNIT * KN_Q_UNIT;
 }
 
-/* Bytes of a group of g inputs, g a multiple of KN_Q_UNIT: a multiple of 64. */
+/* Bytes of a group of g inputs of q8 or q4, g a multiple of KN_Q_UNIT: a multiple of 64. */
 static inline int64_t kn_q_group_bytes(kn_dtype t, int64_t g) {
     return KN_Q_SCALES + (t == KN_Q8 ? g * KN_Q_OUTS : 2 * g + g * KN_Q_OUTS / 2);
 }
 
-/* Bytes of a tile; cols >= 1. */
+/* Codes of a row of f8 with its filling, and bytes from one row to the next: multiples of 16. */
+static inline int64_t kn_f8_padded(int64_t cols) {
+    return (cols + KN_F8_UNIT - 1) / KN_F8_UNIT * KN_F8_UNIT;
+}
+static inline int64_t kn_f8_stride(int64_t cols) {
+    return kn_f8_padded(cols) + KN_F8_TAIL;
+}
+
+/* Bytes of a tile, a multiple of 64; cols >= 1. */
 static inline int64_t kn_q_tile_bytes(kn_dtype t, int64_t cols) {
+    if (t == KN_F8)
+        return KN_Q_OUTS * kn_f8_stride(cols);
     int64_t last = kn_q_padded(cols) - (kn_q_groups(cols) - 1) * KN_Q_GROUP;
     return (kn_q_groups(cols) - 1) * kn_q_group_bytes(t, KN_Q_GROUP) + kn_q_group_bytes(t, last);
+}
+
+/* The scale of a row of f8; `row` is its first code. */
+static inline float kn_f8_scale(const void *row, int64_t cols) {
+    float d;
+    memcpy(&d, (const unsigned char *)row + kn_f8_padded(cols), sizeof d);
+    return d;
 }
 
 /* dst[0..cols) = row `row` of a packed matrix: the definition of the formats. */

@@ -59,7 +59,25 @@ void kn_q_pack(tnl_pool *pool, void *dst, kn_dtype to, const void *src, kn_dtype
     run(pool, (n + KN_Q_OUTS - 1) / KN_Q_OUTS, 1, pack_tiles, &j);
 }
 
+static void clear_f8_filling(unsigned char *row, int64_t outs, int64_t cols) {
+    const int64_t stride = kn_f8_stride(cols);
+    const float one = 1;
+    for (int64_t o = 0; o < KN_Q_OUTS; o++, row += stride) {
+        unsigned char *tail = row + kn_f8_padded(cols);
+        if (o >= outs) {
+            memset(row, 0, (size_t)stride);
+            memcpy(tail, &one, sizeof one);
+        }
+        memset(row + cols, 0, (size_t)(tail - row - cols));
+        memset(tail + sizeof one, 0, KN_F8_TAIL - sizeof one);
+    }
+}
+
 void kn_q_clear_filling(void *tile, kn_dtype t, int64_t outs, int64_t cols) {
+    if (t == KN_F8) {
+        clear_f8_filling(tile, outs, cols);
+        return;
+    }
     unsigned char *group = tile;
     const int shift = t == KN_Q4 ? 8 : 4; /* inputs of a step of 256 bytes */
     for (int64_t at = 0; at < cols; at += KN_Q_GROUP) {
@@ -106,11 +124,29 @@ static bool tile_finite(const char *group, kn_dtype t, int64_t cols) {
     return top != 0x7F80;
 }
 
+/* A scale that is not a number fails both comparisons. */
+static bool f8_tile_finite(const char *row, int64_t cols) {
+    const int64_t padded = kn_f8_padded(cols);
+    uint8_t top = 0;
+    bool sound = true;
+    for (int o = 0; o < KN_Q_OUTS; o++, row += padded + KN_F8_TAIL) {
+        const uint8_t *codes = (const uint8_t *)row;
+        float d = kn_f8_scale(row, cols);
+        sound &= d > 0 && d <= KN_F8_SCALE_MOST;
+        for (int64_t i = 0; i < padded; i++) {
+            uint8_t c = codes[i] & 0x7F;
+            top = c > top ? c : top;
+        }
+    }
+    return sound && top != 0x7F;
+}
+
 static void scan_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
     scan_job *j = ctx;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        if (tile_finite(j->tiles + t * kn_q_tile_bytes(j->type, j->cols), j->type, j->cols))
+        const char *tile = j->tiles + t * kn_q_tile_bytes(j->type, j->cols);
+        if (j->type == KN_F8 ? f8_tile_finite(tile, j->cols) : tile_finite(tile, j->type, j->cols))
             continue;
         int64_t seen = atomic_load(&j->bad);
         while (t < seen && !atomic_compare_exchange_weak(&j->bad, &seen, t))
@@ -119,8 +155,8 @@ static void scan_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
     }
 }
 
-bool kn_q_scales_finite(tnl_pool *pool, const void *tiles, kn_dtype t, int64_t n_tiles,
-                        int64_t cols, int64_t *bad) {
+bool kn_q_tiles_finite(tnl_pool *pool, const void *tiles, kn_dtype t, int64_t n_tiles, int64_t cols,
+                       int64_t *bad) {
     scan_job j = {.tiles = tiles, .type = t, .cols = cols, .bad = INT64_MAX};
     run(pool, n_tiles, 4, scan_tiles, &j);
     *bad = atomic_load(&j.bad);

@@ -7,9 +7,12 @@
  *     sign); each run tries the two multiples beside its own and rounds its codes anew. The group
  *     keeps the d with the smallest squared error.
  *
- * What a group becomes depends on its own values alone: not on threads, tiles or instruction set.
- * Values must be finite and less than 2^127 in magnitude. A group whose values are all below 2^-100
- * becomes zero. */
+ * f8  some scales from max|x| / 448 to twice that; the row keeps the one with the smallest squared
+ *     error. A code is the nearest.
+ *
+ * What a group (of f8: a row) becomes depends on its own values alone: not on threads, tiles or
+ * instruction set. Values must be finite and less than 2^127 in magnitude. A group whose values are
+ * all below 2^-100 becomes zero. */
 #ifndef TNL_QUANT_PACK_H
 #define TNL_QUANT_PACK_H
 
@@ -26,9 +29,9 @@ void kn_q_pack(tnl_pool *pool, void *dst, kn_dtype to, const void *src, kn_dtype
 /* Set the filling of a tile to zero weights: outputs from `outs` on, inputs from cols on. */
 void kn_q_clear_filling(void *tile, kn_dtype t, int64_t outs, int64_t cols);
 
-/* True if all scales of n_tiles tiles are finite; else *bad is the first tile with one that is not.
- */
-bool kn_q_scales_finite(tnl_pool *pool, const void *tiles, kn_dtype t, int64_t n_tiles,
-                        int64_t cols, int64_t *bad);
+/* True if all weights of n_tiles tiles are finite: scales of q8 and q4 are, those of f8 are in the
+ * range that quant.h says and no code is NaN. Else *bad is the first tile that has another. */
+bool kn_q_tiles_finite(tnl_pool *pool, const void *tiles, kn_dtype t, int64_t n_tiles, int64_t cols,
+                       int64_t *bad);
 
 #endif

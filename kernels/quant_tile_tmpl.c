@@ -1,7 +1,7 @@
-/* Packs one tile: included with TNL_TILE_FN set, and compiled once for each vector width. Every
- * lane of a vector is an output, so a loop over inputs is the scalar definition LANES times over,
- * and all widths give the same bytes. Values are first brought to 1 <= max|x| < 2 by a power of
- * two, which is exact and keeps every square in range. */
+/* Packs one tile: included with TNL_TILE_FN set, and compiled once for each vector width. In q8 and
+ * q4 every lane of a vector is an output, so a loop over inputs is the scalar definition LANES
+ * times over, and all widths give the same bytes. Values are first brought to 1 <= max|x| < 2 by a
+ * power of two, which is exact and keeps every square in range. */
 #include <string.h>
 
 #include "kernels/base/half.h"
@@ -299,12 +299,20 @@ static void pack_q4(unsigned char *group, int o0, lanes *g) {
     write_codes4(group + KN_Q_SCALES + 2 * g->inputs, o0, g);
 }
 
+/* ---- f8 ---- */
+
+#include "kernels/quant_f8_tmpl.c"
+
 /* ---- */
 
 void TNL_TILE_FN(unsigned char *tile, kn_dtype to, const char *src, kn_dtype from, int64_t outs,
                  int64_t cols) {
     const int64_t row_bytes = cols * kn_dtypes[from].elem_bytes;
     lanes g;
+    if (to == KN_F8) {
+        pack_f8(tile, src, from, outs, cols);
+        return;
+    }
     for (int64_t at = 0; at < cols; at += KN_Q_GROUP) {
         int64_t n = cols - at < KN_Q_GROUP ? cols - at : KN_Q_GROUP;
         for (int o0 = 0; o0 < KN_Q_OUTS; o0 += LANES) {

@@ -164,10 +164,12 @@ tnl_status mdl_pass_all(mdl_pass *p, const mdl_tensor_view *v, void *dst, kn_dty
 
 tnl_status mdl_pass_packed(mdl_pass *p, const mdl_tensor_view *v, int64_t cols) {
     int64_t bad;
-    if (!kn_q_scales_finite(p->pool, v->data, v->dtype, v->dims[0], cols, &bad))
-        return tnl_fail(p->err, TNL_E_NONFINITE,
-                        "%s: tensor \"%s\": found a scale in tile %lld that is not finite", v->file,
-                        v->name, (long long)bad);
+    if (!kn_q_tiles_finite(p->pool, v->data, v->dtype, v->dims[0], cols, &bad))
+        return tnl_fail(p->err, TNL_E_NONFINITE, "%s: tensor \"%s\": found %s in tile %lld",
+                        v->file, v->name,
+                        v->dtype == KN_F8 ? "a NaN or a scale that is not above 0 and at most 2^119"
+                                          : "a scale that is not finite",
+                        (long long)bad);
     p->done += v->bytes;
     if (p->progress)
         p->progress(p->progress_ctx, p->done, p->total);

@@ -16,7 +16,8 @@
 #include "kernels/quant_pack.h"
 #include "kernels/quant_tile.h"
 
-static const kn_dtype types[] = {KN_Q8, KN_Q4};
+static const kn_dtype types[] = {KN_Q8, KN_Q4, KN_F8};
+enum { N_TYPES = sizeof types / sizeof types[0] };
 
 static uint64_t rng_state;
 
@@ -76,7 +77,8 @@ static float *random_matrix(int64_t rows, int64_t cols) {
 }
 
 /* Every value of a q8 group is within half a step, and the step is what the header says; a q4 group
- * errs by less than plain rounding to sixteen levels between the extremes of its runs. */
+ * errs by less than plain rounding to sixteen levels between the extremes of its runs. A value of
+ * an f8 row is within half a step of its own binade, or of the smallest one. */
 static void check_group(kn_dtype t, const float *x, const float *y, int64_t n) {
     float top = 0;
     double err = 0, bound = 0;
@@ -100,7 +102,23 @@ static void check_group(kn_dtype t, const float *x, const float *y, int64_t n) {
         fail_msg("q4: squared error %g of a group, expected at most %g", err, 2.5 * bound);
 }
 
+static void check_f8_row(const float *x, const float *y, int64_t n) {
+    float top = 0;
+    for (int64_t i = 0; i < n; i++)
+        top = fmaxf(top, fabsf(x[i]));
+    for (int64_t i = 0; i < n; i++) {
+        double e = fabs((double)x[i] - (double)y[i]), size = fabs((double)x[i]);
+        if (e > fmax(size / 16, (double)top / 448 * 1.83 / 1024) * 1.001)
+            fail_msg("f8: value %g became %g, largest of its row %g", (double)x[i], (double)y[i],
+                     (double)top);
+    }
+}
+
 static void check_matrix(kn_dtype t, const float *x, const float *y, int64_t rows, int64_t cols) {
+    for (int64_t r = 0; t == KN_F8 && r < rows; r++)
+        check_f8_row(x + r * cols, y + r * cols, cols);
+    if (t == KN_F8)
+        return;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t at = 0; at < cols; at += KN_Q_GROUP)
             check_group(t, x + r * cols + at, y + r * cols + at,
@@ -114,7 +132,7 @@ static const int64_t sizes[][2] = {{1, 1},     {1, 16},   {3, 31},    {63, 32},
 static void errors(void **state) {
     (void)state;
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-        for (int t = 0; t < 2; t++) {
+        for (int t = 0; t < N_TYPES; t++) {
             float *x = random_matrix(sizes[s][0], sizes[s][1]);
             packed p = pack(NULL, types[t], x, KN_F32, sizes[s][0], sizes[s][1]);
             check_matrix(types[t], x, p.back, sizes[s][0], sizes[s][1]);
@@ -127,9 +145,9 @@ static void errors(void **state) {
 static void mean_errors(void **state) {
     (void)state;
     enum { ROWS = 128, COLS = 1024 };
-    static const double limit[] = {0.0068, 0.0765};
+    static const double limit[] = {0.0068, 0.0765, 0.0264};
     float *x = random_matrix(ROWS, COLS);
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < N_TYPES; t++) {
         packed p = pack(NULL, types[t], x, KN_F32, ROWS, COLS);
         double err = 0, all = 0;
         for (int64_t i = 0; i < ROWS * COLS; i++) {
@@ -170,7 +188,7 @@ static void adversarial(void **state) {
         x[9 * COLS + i] = -0.0f;
         x[10 * COLS + i] = gauss(1) * (float)pow(2, 40 * (uniform() - 0.5)); /* wide range */
     }
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < N_TYPES; t++) {
         packed p = pack(NULL, types[t], x, KN_F32, ROWS, COLS);
         same_sign_or_zero(x, p.back, ROWS * COLS);
         for (int64_t r = 0; r < ROWS; r++)
@@ -180,7 +198,7 @@ static void adversarial(void **state) {
             assert_true(p.back[i] == 0);
             assert_true(p.back[3 * COLS + i] == 0);
             assert_true(p.back[9 * COLS + i] == 0);
-            assert_true(fabsf(p.back[7 * COLS + i] - 3.0f) <= 3.0f / 128);
+            assert_true(fabsf(p.back[7 * COLS + i] - 3.0f) <= 3.0f / 64);
             if (types[t] == KN_Q8) /* max 127/64: d is 1/64, a power of two, and every code exact */
                 assert_true(fabsf(p.back[5 * COLS + i] - x[5 * COLS + i]) == 0);
         }
@@ -202,7 +220,7 @@ static void source_types(void **state) {
         b[i] = tnl_bf16_from_f32(gauss(0.02));
         x[i] = tnl_f32_from_bf16(b[i]);
     }
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < N_TYPES; t++) {
         packed p = pack(NULL, types[t], x, KN_F32, ROWS, COLS);
         packed q = pack(NULL, types[t], b, KN_BF16, ROWS, COLS);
         assert_memory_equal(p.data, q.data, p.bytes);
@@ -218,7 +236,7 @@ static void threads(void **state) {
     enum { ROWS = 700, COLS = 300 };
     tnl_error err = {0};
     float *x = random_matrix(ROWS, COLS);
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < N_TYPES; t++) {
         packed p = pack(NULL, types[t], x, KN_F32, ROWS, COLS);
         for (int n = 1; n <= 5; n += 2) {
             tnl_pool *pool;
@@ -235,7 +253,7 @@ static void threads(void **state) {
 
 static void check_body(kn_q_tile_fn body, const char *name) {
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-        for (int t = 0; t < 2; t++) {
+        for (int t = 0; t < N_TYPES; t++) {
             int64_t rows = sizes[s][0] < KN_Q_OUTS ? sizes[s][0] : KN_Q_OUTS, cols = sizes[s][1];
             size_t bytes = (size_t)kn_q_tile_bytes(types[t], cols);
             float *x = random_matrix(rows, cols);
@@ -272,7 +290,7 @@ static void bodies(void **state) {
 static void filling(void **state) {
     (void)state;
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-        for (int t = 0; t < 2; t++) {
+        for (int t = 0; t < N_TYPES; t++) {
             int64_t rows = sizes[s][0], cols = sizes[s][1], outs = rows % KN_Q_OUTS;
             uint64_t tile = (uint64_t)kn_q_tile_bytes(types[t], cols);
             float *x = random_matrix(rows, cols);
@@ -284,15 +302,16 @@ static void filling(void **state) {
             assert_memory_equal(want, last, tile);
             for (int64_t r = outs; r < KN_Q_OUTS; r++) { /* and it reads as zero */
                 float back[512];
-                kn_q_row_to_f32(back, last, types[t], kn_q_padded(cols), r);
-                for (int64_t i = 0; i < kn_q_padded(cols); i++)
+                const int64_t padded = types[t] == KN_F8 ? kn_f8_padded(cols) : kn_q_padded(cols);
+                kn_q_row_to_f32(back, last, types[t], padded, r);
+                for (int64_t i = 0; i < padded; i++)
                     assert_true(back[i] == 0);
             }
             for (uint64_t i = 0; i < tile; i++) /* what is filling is cleared, the rest is kept */
                 last[i] ^= 0xFF;
             memcpy(want, last, tile);
             kn_q_clear_filling(last, types[t], KN_Q_OUTS, cols);
-            if (cols % KN_Q_UNIT == 0)
+            if (cols % KN_Q_UNIT == 0 && types[t] != KN_F8)
                 assert_memory_equal(want, last, tile);
             drop(&p);
             free(want);
@@ -305,10 +324,12 @@ static void scales(void **state) {
     static const uint16_t bad_values[] = {0x7F80, 0xFF80, 0x7FC0, 0xFFFF, 0x7F81};
     enum { ROWS = 64 * 9, COLS = 300 };
     float *x = random_matrix(ROWS, COLS);
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < N_TYPES; t++) {
+        if (types[t] == KN_F8)
+            continue;
         packed p = pack(NULL, types[t], x, KN_F32, ROWS, COLS);
         int64_t tile = kn_q_tile_bytes(types[t], COLS), bad = -1;
-        assert_true(kn_q_scales_finite(NULL, p.data, types[t], 9, COLS, &bad));
+        assert_true(kn_q_tiles_finite(NULL, p.data, types[t], 9, COLS, &bad));
         for (int g = 0; g < 3; g++)
             for (int k = 0; k < 5; k++) {
                 unsigned char *d = p.data + 7 * tile + g * kn_q_group_bytes(types[t], KN_Q_GROUP) +
@@ -316,7 +337,7 @@ static void scales(void **state) {
                 unsigned char was[2] = {d[0], d[1]};
                 d[0] = (unsigned char)(bad_values[k] & 0xFF);
                 d[1] = (unsigned char)(bad_values[k] >> 8);
-                assert_false(kn_q_scales_finite(NULL, p.data, types[t], 9, COLS, &bad));
+                assert_false(kn_q_tiles_finite(NULL, p.data, types[t], 9, COLS, &bad));
                 assert_int_equal(bad, 7);
                 memcpy(d, was, 2);
             }
@@ -325,12 +346,119 @@ static void scales(void **state) {
     free(x);
 }
 
+/* f8: a scale outside of its range, or a NaN, in the filling too. */
+static void f8_values(void **state) {
+    (void)state;
+    enum { ROWS = 64 * 3 - 5, COLS = 37 };
+    static const float bad_scales[] = {0, -1, -0.0f, INFINITY, -INFINITY, NAN, 0x1.000002p119f};
+    float *x = random_matrix(ROWS, COLS);
+    packed p = pack(NULL, KN_F8, x, KN_F32, ROWS, COLS);
+    const int64_t stride = kn_f8_stride(COLS), rows[] = {64, 127, 128, 3 * 64 - 1};
+    int64_t bad = -1;
+    assert_int_equal(stride, 64);
+    assert_int_equal((int64_t)p.bytes, 3 * 64 * stride);
+    assert_true(kn_q_tiles_finite(NULL, p.data, KN_F8, 3, COLS, &bad));
+    for (size_t r = 0; r < 4; r++) {
+        unsigned char *row = p.data + rows[r] * stride, was[64];
+        memcpy(was, row, sizeof was);
+        for (size_t k = 0; k < sizeof bad_scales / sizeof bad_scales[0]; k++) {
+            memcpy(row + 48, &bad_scales[k], sizeof(float));
+            assert_false(kn_q_tiles_finite(NULL, p.data, KN_F8, 3, COLS, &bad));
+            assert_int_equal(bad, rows[r] / 64);
+        }
+        memcpy(row, was, sizeof was);
+        for (int i = 0; i < 48; i += 47) {
+            row[i] = i ? 0x7F : 0xFF;
+            assert_false(kn_q_tiles_finite(NULL, p.data, KN_F8, 3, COLS, &bad));
+            assert_int_equal(bad, rows[r] / 64);
+            row[i] = 0xFE;
+            assert_true(kn_q_tiles_finite(NULL, p.data, KN_F8, 3, COLS, &bad));
+        }
+        memcpy(row, was, sizeof was);
+    }
+    drop(&p);
+    free(x);
+}
+
+/* Rows as the header draws them, every byte: codes by the definition, the scale, zeros. */
+static void f8_layout(void **state) {
+    (void)state;
+    enum { ROWS = 70, COLS = 21 };
+    float *x = random_matrix(ROWS, COLS);
+    memset(x + 3 * COLS, 0, COLS * sizeof *x);
+    packed p = pack(NULL, KN_F8, x, KN_F32, ROWS, COLS);
+    for (int64_t r = 0; r < 128; r++) {
+        const unsigned char *row = p.data + r * 48;
+        float d;
+        memcpy(&d, row + 32, sizeof d);
+        assert_true(d > 0 && d <= 0x1p119f);
+        assert_true(d == 1 || (r < ROWS && r != 3));
+        for (int64_t i = 0; i < COLS; i++) {
+            uint8_t want = r < ROWS ? tnl_e4m3_from_f32(x[r * COLS + i] / d) : 0;
+            assert_true(abs((int)row[i] - (int)want) <= 1); /* a quotient may lie on a border */
+            if (r < ROWS)
+                assert_true(p.back[r * COLS + i] == d * tnl_f32_from_e4m3(row[i]));
+        }
+        for (int64_t i = COLS; i < 48; i++)
+            assert_true(row[i] == 0 || (i >= 32 && i < 36));
+    }
+    drop(&p);
+    free(x);
+}
+
+/* ---- e4m3 ---- */
+
+static double e4m3(int c) {
+    int exponent = c >> 3 & 15, mantissa = c & 7;
+    double size = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+    return c & 0x80 ? -size : size;
+}
+
+static void e4m3_codes(void **state) {
+    (void)state;
+    for (int c = 0; c < 256; c++) {
+        float f = tnl_f32_from_e4m3((uint8_t)c);
+        if ((c & 0x7F) == 0x7F) {
+            assert_true(f != f);
+            assert_int_equal(tnl_e4m3_from_f32(f), c);
+            continue;
+        }
+        assert_true((double)f == e4m3(c) && !signbit(f) == (c < 0x80));
+        assert_int_equal(tnl_e4m3_from_f32(f), c);
+    }
+    assert_true(tnl_f32_from_e4m3(0x7E) == 448 && tnl_f32_from_e4m3(1) == 0x1p-9f);
+}
+
+/* Between every two neighbours: the border itself goes to the even one, what is beside it to its
+ * side. */
+static void e4m3_rounding(void **state) {
+    (void)state;
+    for (int c = 0; c < 0x7E; c++) {
+        float border = (float)((e4m3(c) + e4m3(c + 1)) / 2);
+        for (int sign = 0; sign <= 0x80; sign += 0x80) {
+            float s = sign ? -1.0f : 1.0f;
+            assert_int_equal(tnl_e4m3_from_f32(s * border), sign | (c + (c & 1)));
+            assert_int_equal(tnl_e4m3_from_f32(s * nextafterf(border, 0)), sign | c);
+            assert_int_equal(tnl_e4m3_from_f32(s * nextafterf(border, 1000)), sign | (c + 1));
+        }
+    }
+    static const float large[] = {448, 449, 463.9f, 464, 480, 1e30f, INFINITY};
+    for (size_t i = 0; i < sizeof large / sizeof large[0]; i++) {
+        assert_int_equal(tnl_e4m3_from_f32(large[i]), 0x7E);
+        assert_int_equal(tnl_e4m3_from_f32(-large[i]), 0xFE);
+    }
+    assert_int_equal(tnl_e4m3_from_f32(0x1p-149f), 0);
+    assert_int_equal(tnl_e4m3_from_f32(-0x1p-149f), 0x80);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors),      cmocka_unit_test(mean_errors),
         cmocka_unit_test(adversarial), cmocka_unit_test(source_types),
         cmocka_unit_test(threads),     cmocka_unit_test(bodies),
         cmocka_unit_test(filling),     cmocka_unit_test(scales),
+        cmocka_unit_test(f8_values),   cmocka_unit_test(f8_layout),
+        cmocka_unit_test(e4m3_codes),  cmocka_unit_test(e4m3_rounding),
     };
     return cmocka_run_group_tests_name("quant_pack", tests, setup, NULL);
 }
