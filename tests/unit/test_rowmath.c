@@ -97,7 +97,7 @@ static void check_choosing(const eng_rowmath *m, rng *r, const float *x, int64_t
     float from = x[below(r, n)], under = below(r, 2) ? INFINITY : x[below(r, n)];
     int64_t last = below(r, n + 2) - 1, m_from, k = 0;
     int64_t found = m->collect(at, x, below(r, 2) ? lane_max : NULL, n, from, under);
-    double mass = m->mass_from(&m_from, x, NULL, n, from);
+    eng_mass mass = m->mass_from(&m_from, x, NULL, n, from);
     m->keep(to, x, x, n, from, last, -7.5f);
     for (int64_t i = 0; i < n; i++) {
         if (x[i] >= from && x[i] < under) {
@@ -111,7 +111,7 @@ static void check_choosing(const eng_rowmath *m, rng *r, const float *x, int64_t
     }
     assert_int_equal(k, found);
     assert_int_equal(m_from, 0);
-    assert_true(mass == 0);
+    assert_int_equal(mass, 0);
 }
 
 static void row_passes(void **state) {
@@ -131,7 +131,8 @@ static void row_passes(void **state) {
 
 /* Sums of one row, from one table of passes. */
 typedef struct row_sums {
-    double block[ROW_MAX / ENG_ROW_BLOCK + 1], total, again, mean, mass;
+    eng_mass block[ROW_MAX / ENG_ROW_BLOCK + 1], total, again, mass;
+    double mean;
     float w[ROW_MAX], key[ROW_MAX];
     int64_t count;
 } row_sums;
@@ -149,23 +150,30 @@ static void all_sums(row_sums *s, const eng_rowmath *m, const float *x, int64_t 
 }
 
 static void sums_are_those_of_double(const row_sums *s, const float *x, int64_t n, float inv_t) {
-    double total = 0, mean = 0, mass = 0;
+    const double unit = 1 / (double)(INT64_C(1) << ENG_MASS_BITS);
+    double total = 0, mean = 0;
+    eng_mass exact = 0, mass = 0;
     float max = x[0];
     for (int64_t i = 0; i < n; i++)
         max = x[i] > max ? x[i] : max;
     for (int64_t i = 0; i < n; i++) {
         float z = (x[i] - max) * inv_t;
         double w = z < -87 ? 0 : exp((double)z);
-        assert_true(fabs((double)s->w[i] - w) <= 2e-7 * w);
+        assert_true(fabs((double)s->w[i] - w) <= 2e-7 * w + unit / 2);
+        assert_true(eng_mass_value(eng_mass_of(s->w[i])) == (double)s->w[i]);
         assert_true(s->key[i] == -fabsf(z - -1.25f));
         total += w;
         mean += z < -87 ? 0 : w * (double)z;
-        mass += x[i] >= x[n / 2] ? w : 0;
+        exact += eng_mass_of(s->w[i]);
+        mass += x[i] >= x[n / 2] ? eng_mass_of(s->w[i]) : 0;
     }
-    assert_true(s->total == s->again);
-    assert_true(fabs(s->total - total) <= 1e-6 * total);
+    for (int64_t b = 0; b < (n + ENG_ROW_BLOCK - 1) / ENG_ROW_BLOCK; b++)
+        exact -= s->block[b];
+    assert_int_equal(exact, 0);
+    assert_int_equal(s->total, s->again);
+    assert_int_equal(s->mass, mass);
+    assert_true(fabs(eng_mass_value(s->total) - total) <= 1e-6 * total);
     assert_true(fabs(s->mean - mean) <= 1e-5 * total);
-    assert_true(fabs(s->mass - mass) <= 1e-6 * total);
 }
 
 static void instruction_sets_agree_to_the_bit(void **state) {

@@ -19,7 +19,7 @@ typedef struct search {
     const float *w; /* NULL: each weighs 1 */
     int64_t n;
     float top; /* the largest key */
-    double total, target;
+    eng_mass total, target;
     const float *lane_max; /* of key, or NULL */
     int64_t head;          /* how many of the largest to try first; 0: none */
     float floor;           /* what is below will not stay anyway; -FLT_MAX: all may */
@@ -70,16 +70,16 @@ static bool before(const eng_ranked *a, const eng_ranked *b) {
 
 /* Moves what comes before a[at] to the front of a[lo..hi); returns where the pivot landed and the
  * weight in front of it. */
-static int64_t split(eng_ranked *a, int64_t lo, int64_t hi, int64_t at, double *front) {
+static int64_t split(eng_ranked *a, int64_t lo, int64_t hi, int64_t at, eng_mass *front) {
     eng_ranked pivot = a[at];
     a[at] = a[hi - 1];
     int64_t to = lo;
-    double sum = 0;
+    eng_mass sum = 0;
     for (int64_t i = lo; i < hi - 1; i++) {
         eng_ranked r = a[i];
         if (!before(&r, &pivot))
             continue;
-        sum += (double)r.w;
+        sum += r.mass;
         a[i] = a[to];
         a[to++] = r;
     }
@@ -90,33 +90,35 @@ static int64_t split(eng_ranked *a, int64_t lo, int64_t hi, int64_t at, double *
 }
 
 /* The index, once a is partitioned, of the element at which the running weight first reaches
- * target > 0; of the last one if rounding keeps it from getting there. Expected linear time. */
-static int64_t cut_at(eng_ranked *a, int64_t n, double target) {
+ * target > 0; of the last one if there is not that much. Expected linear time. */
+static int64_t cut_at(eng_ranked *a, int64_t n, eng_mass target) {
     int64_t lo = 0, hi = n, mid = 0;
     uint64_t r = 1;
-    double acc = 0;
+    eng_mass acc = 0;
     while (lo < hi) {
         r = r * 6364136223846793005u + 1442695040888963407u;
-        double front;
+        eng_mass front;
         mid = split(a, lo, hi, lo + (int64_t)((r >> 33) % (uint64_t)(hi - lo)), &front);
         if (acc + front >= target) {
             hi = mid;
-        } else if (acc + front + (double)a[mid].w >= target || mid + 1 == hi) {
+        } else if (acc + front + a[mid].mass >= target || mid + 1 == hi) {
             return mid;
         } else {
-            acc = acc + front + (double)a[mid].w;
+            acc = acc + front + a[mid].mass;
             lo = mid + 1;
         }
     }
     return mid;
 }
 
+static eng_ranked ranked(const search *s, int32_t i) {
+    return (eng_ranked){s->key[i], i, s->w ? eng_mass_of(s->w[i]) : 1};
+}
+
 /* The edge among the m >= 1 elements listed in c->at, `above` more being in front of them. */
-static edge edge_among(eng_cutter *c, const search *s, int64_t m, int64_t above, double target) {
-    for (int64_t j = 0; j < m; j++) {
-        int32_t i = c->at[j];
-        c->order[j] = (eng_ranked){s->key[i], i, s->w ? s->w[i] : 1.0f};
-    }
+static edge edge_among(eng_cutter *c, const search *s, int64_t m, int64_t above, eng_mass target) {
+    for (int64_t j = 0; j < m; j++)
+        c->order[j] = ranked(s, c->at[j]);
     int64_t k = cut_at(c->order, m, target);
     return (edge){c->order[k].key, c->order[k].at, above + k + 1};
 }
@@ -165,7 +167,7 @@ int64_t eng_cut_head(eng_cutter *c, const float *x, int64_t n, int64_t k) {
 /* A threshold on the way to the edge: mass and count of the keys from it on. */
 typedef struct bound {
     float key;
-    double mass;
+    eng_mass mass;
     int64_t count;
 } bound;
 
@@ -187,23 +189,23 @@ static float of_ordinal(int64_t k) {
  * lower ones in case it errs. False: there are too few to tell. */
 static bool guess(eng_cutter *c, const search *s, const bound *lo, const bound *hi, float at[4]) {
     enum { SAMPLE = 256, FEW = 32 };
-    double sum = 0, squares = 0, share = (s->target - hi->mass) / (lo->mass - hi->mass);
+    double sum = 0, squares = 0;
+    double share = (double)(s->target - hi->mass) / (double)(lo->mass - hi->mass);
     int64_t m = 0, stride = s->n / SAMPLE + 1;
     at[3] = s->top;
     for (int64_t i = 0; i < s->n; i += stride)
         if (s->key[i] < hi->key && s->key[i] >= lo->key) {
-            float w = s->w ? s->w[i] : 1.0f;
-            c->order[m++] = (eng_ranked){s->key[i], (int32_t)i, w};
-            sum += (double)w;
-            squares += (double)w * (double)w;
+            eng_ranked one = c->order[m++] = ranked(s, (int32_t)i);
+            sum += (double)one.mass;
+            squares += (double)one.mass * (double)one.mass;
             at[3] = fminf(at[3], s->key[i]);
         }
     if (m < FEW || !(squares > 0))
         return false;
     double sigma = sqrt(fmax(share * (1 - share), 0) * squares) / sum, spread = 0.01 + 2 * sigma;
-    at[0] = c->order[cut_at(c->order, m, fmin(share + spread, 1) * sum)].key;
-    at[1] = c->order[cut_at(c->order, m, fmax(share - spread, 0) * sum)].key;
-    at[2] = c->order[cut_at(c->order, m, fmin(share + 3 * spread, 1) * sum)].key;
+    at[0] = c->order[cut_at(c->order, m, (eng_mass)(fmin(share + spread, 1) * sum))].key;
+    at[1] = c->order[cut_at(c->order, m, (eng_mass)(fmax(share - spread, 0) * sum))].key;
+    at[2] = c->order[cut_at(c->order, m, (eng_mass)(fmin(share + 3 * spread, 1) * sum))].key;
     return true;
 }
 
@@ -217,7 +219,7 @@ static int probe(eng_cutter *c, const search *s, float key, bound *lo, bound *hi
 
 /* ln(mass / rest), nearly straight as a function of the key for most rows, kept from infinity. */
 static double straightened(const search *s, double mass) {
-    double rest = s->total - mass, least = 1e-6 * s->total;
+    double total = (double)s->total, rest = total - mass, least = 1e-6 * total;
     return eng_log(fmax(mass, least)) - eng_log(fmax(rest, least));
 }
 
@@ -230,12 +232,12 @@ static float next_probe(const eng_cutter *c, const search *s, const bound *lo, c
     enum { PATIENCE = 16 };
     int64_t first = ordinal(lo->key) + 1, last = ordinal(hi->key) - 1, k;
     double from = (double)lo->key, to = (double)fminf(hi->key, FLT_MAX);
-    double each = (lo->mass - hi->mass) / (double)(lo->count - hi->count);
+    double each = (double)(lo->mass - hi->mass) / (double)(lo->count - hi->count);
     double aside = each * (double)c->limit / 3;
     for (int i = 1; i < run || i < -run; i++)
         aside *= 4;
-    double at_lo = straightened(s, lo->mass), at_hi = straightened(s, hi->mass);
-    double aim = straightened(s, s->target + (run > 0 ? -aside : aside));
+    double at_lo = straightened(s, (double)lo->mass), at_hi = straightened(s, (double)hi->mass);
+    double aim = straightened(s, (double)s->target + (run > 0 ? -aside : aside));
     if (step > PATIENCE)
         k = first + (last - first) / 2;
     else if (!(aim < at_lo && aim > at_hi))
@@ -267,7 +269,7 @@ static bound head_bound(eng_cutter *c, const search *s) {
     bound b = {.key = head_from(c, s->lane_max, s->n, s->head)};
     b.count = c->math->collect(c->at, s->key, s->lane_max, s->n, b.key, INFINITY);
     for (int64_t j = 0; j < b.count; j++)
-        b.mass += s->w ? (double)s->w[c->at[j]] : 1.0;
+        b.mass += ranked(s, c->at[j]).mass;
     return b;
 }
 
@@ -287,7 +289,7 @@ static edge find_edge(eng_cutter *c, const search *s) {
         return (edge){s->floor, s->n, hi.count};
     close_in(c, s, &lo, &hi);
     int64_t m = c->math->collect(c->at, s->key, NULL, s->n, lo.key, hi.key);
-    if (m == 0) /* rounding: what is above, and no more */
+    if (m == 0) /* as many are wanted as there are, and more */
         return (edge){hi.key, s->n, hi.count};
     return edge_among(c, s, m, hi.count, s->target - hi.mass);
 }
@@ -339,24 +341,29 @@ static void weigh(eng_cutter *c, eng_row *r) {
     r->summed = true;
 }
 
+static eng_mass share_of(eng_mass sum, float p) {
+    eng_mass share = (eng_mass)((double)p * (double)sum);
+    return share < 1 ? 1 : share;
+}
+
 void eng_cut_top_k(eng_cutter *c, eng_row *r, int64_t k) {
     if (k >= r->n)
         return;
     bool head = r->mapped && k <= lanes_of(r->n) / 2;
-    const search s = {r->x,      NULL,        r->n,         r->max,  (double)r->n,
-                      (double)k, c->lane_max, head ? k : 0, -FLT_MAX};
+    const search s = {r->x, NULL, r->n, r->max, r->n, k, c->lane_max, head ? k : 0, -FLT_MAX};
     narrow(c, r, r->x, find_edge(c, &s), false);
 }
 
 /* -ln p = ln sum - z, and the entropy is its mean: so |-ln p - entropy| = |z - mean of z|. */
 void eng_cut_typical_p(eng_cutter *c, eng_row *r, float p) {
     weigh(c, r);
-    float top, mean = (float)(c->math->mean_sum(r->w, r->x, r->n, r->max, r->inv_t) / r->sum);
+    float top, mean = (float)(c->math->mean_sum(r->w, r->x, r->n, r->max, r->inv_t) /
+                              eng_mass_value(r->sum));
     c->math->distances(c->key, r->x, r->n, r->max, r->inv_t, mean);
     (void)c->math->maxima(c->lane_max, &top, c->key, r->n);
     r->mapped = false;
     const search s = {
-        c->key,  r->w, r->n, top, r->sum, (double)p * r->sum, c->lane_max, lanes_of(r->n) / 16,
+        c->key,  r->w, r->n, top, r->sum, share_of(r->sum, p), c->lane_max, lanes_of(r->n) / 16,
         -FLT_MAX};
     narrow(c, r, c->key, find_edge(c, &s), false);
     r->w = NULL; /* the likeliest may be gone: weights start anew */
@@ -375,7 +382,7 @@ void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p) {
         weigh(c, r);
         const search s = {r->x,        r->w,
                           r->n,        r->max,
-                          r->sum,      (double)top_p * r->sum,
+                          r->sum,      share_of(r->sum, top_p),
                           c->lane_max, r->mapped ? lanes_of(r->n) / 16 : 0,
                           floor};
         edge found = find_edge(c, &s);
@@ -389,27 +396,17 @@ void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p) {
 
 /* ---- the draw ---- */
 
-/* Find the block by its sum, then the token in it. */
+/* Find the block by its sum, then the token in it. Rounding of the target must not carry it past
+ * the end. */
 int32_t eng_cut_draw(eng_cutter *c, eng_row *r, double u) {
     weigh(c, r);
-    int64_t n_blocks = (r->n + ENG_ROW_BLOCK - 1) / ENG_ROW_BLOCK, b = 0, last = 0;
-    double target = u * r->sum, acc = 0;
-    for (; b < n_blocks; b++) {
-        last = c->block[b] > 0 ? b : last;
-        if (acc + c->block[b] > target)
-            break;
-        acc += c->block[b];
-    }
-    b = b < n_blocks ? b : last;
-    int64_t end = (b + 1) * ENG_ROW_BLOCK < r->n ? (b + 1) * ENG_ROW_BLOCK : r->n;
-    int64_t at = b * ENG_ROW_BLOCK;
-    for (int64_t i = at; i < end; i++) {
-        if (r->w[i] == 0.0f)
-            continue;
-        at = i;
-        acc += (double)r->w[i];
-        if (acc > target)
-            break;
-    }
-    return r->id ? r->id[at] : (int32_t)at;
+    eng_mass target = (eng_mass)(u * (double)r->sum), acc = 0;
+    target = target < r->sum ? target : r->sum - 1;
+    int64_t b = 0;
+    while (acc + c->block[b] <= target)
+        acc += c->block[b++];
+    int64_t i = b * ENG_ROW_BLOCK;
+    while ((acc += eng_mass_of(r->w[i])) <= target)
+        i++;
+    return r->id ? r->id[i] : (int32_t)i;
 }

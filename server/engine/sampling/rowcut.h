@@ -10,9 +10,8 @@
  *   - else a threshold is closed in from both sides, each step one pass that sums the weights from
  *     it on, by false position with a bisection every third step, until few are left between;
  *   - the edge among few is found by partition with fixed pivots.
- * Which of them it is depends on the row and the parameters alone. The weight in front of the edge
- * is summed in the order that rowmath.h defines for what lies above a threshold (one by one in
- * order of ids where it was collected), then in the partition's order. */
+ * Which of them it is changes nothing: weights add up exactly (rowmath.h), so there is one edge,
+ * however it is looked for, and a device that looks for it in another way finds the same. */
 #ifndef TNL_SERVER_ENGINE_ROWCUT_H
 #define TNL_SERVER_ENGINE_ROWCUT_H
 
@@ -26,7 +25,7 @@ typedef struct eng_row {
     float max, inv_t; /* the largest x, 1 / temperature */
     const float *w;   /* [n] exp((x - max) * inv_t); NULL: not computed */
     bool summed;      /* block sums and sum are those of w */
-    double sum;
+    eng_mass sum;
     bool mapped; /* the lanes' maxima are those of x */
 } eng_row;
 
@@ -34,7 +33,7 @@ typedef struct eng_row {
 typedef struct eng_ranked {
     float key;
     int32_t at;
-    float w;
+    eng_mass mass;
 } eng_ranked;
 
 /* Working memory for rows of at most `vocab` elements. A row under way points into it, so it
@@ -44,7 +43,7 @@ typedef struct eng_cutter {
     int64_t limit;     /* a partition takes this many without narrowing first */
     float *lane_max;   /* [lanes of vocab] */
     float *select;     /* [2 * lanes of vocab] */
-    double *block;     /* [blocks of vocab] */
+    eng_mass *block;   /* [blocks of vocab] */
     float *w;          /* [vocab] */
     float *key;        /* [vocab] */
     float *kept;       /* [vocab] logits of the row under way */
@@ -61,11 +60,13 @@ void eng_cutter_close(eng_cutter *c);                     /* zeroed or open */
 int64_t eng_cut_head(eng_cutter *c, const float *x, int64_t n, int64_t k);
 
 void eng_cut_top_k(eng_cutter *c, eng_row *r, int64_t k);
+/* A share p of a mass is p times it in double, rounded down to the unit, but one unit at least. */
 void eng_cut_typical_p(eng_cutter *c, eng_row *r, float p);
 /* min_p 0: none. With both, min_p's bound spares top_p the search beyond it. */
 void eng_cut_top_p_min_p(eng_cutter *c, eng_row *r, float top_p, float min_p);
 
-/* The token at share u, 0 <= u < 1, of the mass in ascending order of ids. */
+/* The first token, in ascending order of ids, with which the mass exceeds a share u, 0 <= u < 1:
+ * u times it in double, rounded down to the unit. */
 int32_t eng_cut_draw(eng_cutter *c, eng_row *r, double u);
 
 #endif

@@ -1,7 +1,7 @@
 /* Passes over one row of logits. Each is written once, in plain C (rowmath_tmpl.c), and compiled
- * for several instruction sets. A block is summed in 16 lanes (element i belongs to lane i mod 16),
- * which are then added in order, in double, and nothing is contracted, so every instruction set
- * gives the same bits: choosing one changes the time, never the token.
+ * for several instruction sets. Nothing is contracted, and weights are whole multiples of
+ * 2^-ENG_MASS_BITS, whose sums are exact: in whatever order they are added, by whichever processor
+ * or device, the bits are the same. Choosing one changes the time, never the token.
  *
  * A row's elements are finite or -infinity (a token that is forbidden or was dropped), with at
  * least one finite; only maxima and finite take anything. Blocks are ENG_ROW_BLOCK elements, the
@@ -15,7 +15,19 @@
 enum {
     ENG_ROW_BLOCK = 512, /* elements per partial sum */
     ENG_ROW_LANES = 16,
+    ENG_MASS_BITS = 38, /* a row of 2^24 likeliest tokens has a mass below 2^63 */
 };
+
+/* A sum of weights, in units of 2^-ENG_MASS_BITS; a weight is at most 1. */
+typedef int64_t eng_mass;
+
+static inline eng_mass eng_mass_of(float w) {
+    return (eng_mass)((double)w * (double)(INT64_C(1) << ENG_MASS_BITS));
+}
+
+static inline double eng_mass_value(eng_mass m) {
+    return (double)m / (double)(INT64_C(1) << ENG_MASS_BITS);
+}
 
 typedef struct eng_rowmath {
     const char *name;
@@ -24,20 +36,20 @@ typedef struct eng_rowmath {
      * there are none), *max = the largest of all. False: there is a NaN or an infinity. */
     bool (*maxima)(float *lane_max, float *max, const float *x, int64_t n);
 
-    /* w[i] = exp((x[i] - max) * inv_t), relative error of the exponential below 2e-7, exactly 0
-     * below exp(-87); block[b] = the sum of block b. Returns the sum of block[0], block[1],
-     * ... w may be NULL. */
-    double (*exp_sums)(double *block, float *w, const float *x, int64_t n, float max, float inv_t);
+    /* w[i] = exp((x[i] - max) * inv_t), relative error of the exponential below 2e-7, rounded to
+     * the unit of masses; block[b] = the sum of block b. Returns the sum of all. w may be NULL. */
+    eng_mass (*exp_sums)(eng_mass *block, float *w, const float *x, int64_t n, float max,
+                         float inv_t);
 
     /* The same sums of a w that exists already. */
-    double (*sums)(double *block, const float *w, int64_t n);
+    eng_mass (*sums)(eng_mass *block, const float *w, int64_t n);
 
-    /* Sum of w[i] z[i], z = (x[i] - max) * inv_t, not below -87; blocks as above. */
+    /* Sum of w[i] z[i], z = (x[i] - max) * inv_t, not below -87. Element i of a block is summed in
+     * lane i mod 16, lanes then in order, in double, and so are the blocks. */
     double (*mean_sum)(const float *w, const float *x, int64_t n, float max, float inv_t);
 
-    /* Sum of w[i] over key[i] >= from, blocks as above, and how many there are. w NULL: the sum is
-     * the count. */
-    double (*mass_from)(int64_t *count, const float *key, const float *w, int64_t n, float from);
+    /* Sum of w[i] over key[i] >= from, and how many there are. w NULL: the sum is the count. */
+    eng_mass (*mass_from)(int64_t *count, const float *key, const float *w, int64_t n, float from);
 
     /* Indices of the elements with from <= x[i] < below, ascending; at [n]. lane_max: that of this
      * row, to skip what cannot hold any, or NULL. */
@@ -59,7 +71,7 @@ const eng_rowmath *eng_rowmath_best(void);
 /* The i-th that this processor can run, the generic one first; NULL past the last. */
 const eng_rowmath *eng_rowmath_at(int i);
 
-/* exp(x) for x <= 0 as in exp_sums. */
+/* exp(x) for x <= 0 as in exp_sums before rounding to the unit; exactly 0 below -87. */
 float eng_exp(float x);
 
 /* Natural logarithm of a positive, normal x, error below 1e-15 + 4e-16 |ln x|; the C library's

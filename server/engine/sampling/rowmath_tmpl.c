@@ -48,6 +48,14 @@ static inline float exp_nonpositive(float x) {
     return where(x >= -87.0f, float_of(bits_of(p) + (bits_of(t) << 23)));
 }
 
+/* exp(x) as a multiple of the unit. Those from 2^-15 on are one as they are, for their last bit is
+ * worth 2^-38 or more; to others 2^-15 is added and taken away. */
+static inline float weight(float x) {
+    float e = exp_nonpositive(x), small = 0x1p-15f;
+    float to_unit = where(e < small, small);
+    return (e + to_unit) - to_unit;
+}
+
 static inline int64_t block_end(int64_t at, int64_t n) {
     return n - at < BLOCK ? n : at + BLOCK;
 }
@@ -103,6 +111,48 @@ static bool maxima(float *lane_max, float *max, const float *x, int64_t n) {
 
 /* ---- sums ---- */
 
+/* A block of at most 512 multiples of 2^-38, each at most 1, adds up without rounding. */
+static eng_mass mass_of_block(const float *restrict w, int64_t n) {
+    double lane[LANES] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++)
+            lane[l] += (double)w[i + l];
+    for (; i < n; i++)
+        sum += (double)w[i];
+    for (int l = 0; l < LANES; l++)
+        sum += lane[l];
+    return (eng_mass)(sum * (double)(INT64_C(1) << ENG_MASS_BITS));
+}
+
+static void exp_block(float *restrict w, const float *restrict x, int64_t n, float max,
+                      float inv_t) {
+    for (int64_t i = 0; i < n; i++)
+        w[i] = weight((x[i] - max) * inv_t);
+}
+
+static eng_mass exp_sums(eng_mass *block, float *w, const float *x, int64_t n, float max,
+                         float inv_t) {
+    float scratch[BLOCK];
+    eng_mass sum = 0;
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        float *to = w ? w + at : scratch;
+        exp_block(to, x + at, block_end(at, n) - at, max, inv_t);
+        block[at / BLOCK] = mass_of_block(to, block_end(at, n) - at);
+        sum += block[at / BLOCK];
+    }
+    return sum;
+}
+
+static eng_mass sums(eng_mass *block, const float *w, int64_t n) {
+    eng_mass sum = 0;
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        block[at / BLOCK] = mass_of_block(w + at, block_end(at, n) - at);
+        sum += block[at / BLOCK];
+    }
+    return sum;
+}
+
 /* Element i into lane i mod LANES, then the lanes in order, in double. */
 static double sum_block(const float *restrict w, int64_t n) {
     float lane[LANES] = {0};
@@ -115,33 +165,6 @@ static double sum_block(const float *restrict w, int64_t n) {
     double sum = 0;
     for (int l = 0; l < LANES; l++)
         sum += (double)lane[l];
-    return sum;
-}
-
-static void exp_block(float *restrict w, const float *restrict x, int64_t n, float max,
-                      float inv_t) {
-    for (int64_t i = 0; i < n; i++)
-        w[i] = exp_nonpositive((x[i] - max) * inv_t);
-}
-
-static double exp_sums(double *block, float *w, const float *x, int64_t n, float max, float inv_t) {
-    float scratch[BLOCK];
-    double sum = 0;
-    for (int64_t at = 0; at < n; at += BLOCK) {
-        float *to = w ? w + at : scratch;
-        exp_block(to, x + at, block_end(at, n) - at, max, inv_t);
-        block[at / BLOCK] = sum_block(to, block_end(at, n) - at);
-        sum += block[at / BLOCK];
-    }
-    return sum;
-}
-
-static double sums(double *block, const float *w, int64_t n) {
-    double sum = 0;
-    for (int64_t at = 0; at < n; at += BLOCK) {
-        block[at / BLOCK] = sum_block(w + at, block_end(at, n) - at);
-        sum += block[at / BLOCK];
-    }
     return sum;
 }
 
@@ -168,12 +191,12 @@ static int64_t count_from(const float *key, int64_t n, float from) {
     return count;
 }
 
-static double mass_from(int64_t *count, const float *key, const float *w, int64_t n, float from) {
+static eng_mass mass_from(int64_t *count, const float *key, const float *w, int64_t n, float from) {
     float scratch[BLOCK];
-    double sum = 0;
+    eng_mass sum = 0;
     *count = 0;
     if (!w)
-        return (double)(*count = count_from(key, n, from));
+        return *count = count_from(key, n, from);
     for (int64_t at = 0; at < n; at += BLOCK) {
         int32_t hits = 0, len = (int32_t)(block_end(at, n) - at);
         for (int32_t i = 0; i < len; i++) {
@@ -181,7 +204,7 @@ static double mass_from(int64_t *count, const float *key, const float *w, int64_
             hits += key[at + i] >= from;
         }
         *count += hits;
-        sum += sum_block(scratch, len);
+        sum += mass_of_block(scratch, len);
     }
     return sum;
 }

@@ -85,7 +85,7 @@ static tnl_status look_at_row(eng_sampler *s, eng_row *r, raw_row *raw, eng_pick
     r->w = want_weights ? c->w : NULL;
     r->sum = c->math->exp_sums(c->block, want_weights ? c->w : NULL, r->x, r->n, r->max, 1.0f);
     r->summed = want_weights;
-    *raw = (raw_row){r->max, eng_log(r->sum)};
+    *raw = (raw_row){r->max, eng_log(eng_mass_value(r->sum))};
     out->n_alts = top_alts(s, out->alts, n_alts, r->x);
     for (int i = 0; i < out->n_alts; i++)
         out->alts[i].logprob = logprob_of(raw, out->alts[i].logprob);

@@ -13,9 +13,10 @@
  *   8. top_p: in descending order, the shortest run that reaches top_p
  *   9. min_p: those of at least min_p times the likeliest
  *  10. one draw among what is left, in ascending order of ids
- * Each of 6-9 renormalises what the one before has left, and keeps at least one token. Sums run
- * in an order that rowmath.h and rowcut.h fix, without the C library's functions, so a token is a
- * function of row, parameters, history, seed and position: not of the batch, nor of the processor.
+ * Each of 6-9 renormalises what the one before has left, and keeps at least one token. Weights
+ * add up exactly (rowmath.h) and come without the C library's functions, so a token is a function
+ * of row, parameters, history, seed and position: not of the batch, nor of the processor, nor of
+ * the place, for a device chooses the same (kernels/kernels.h, pick).
  *
  * Cost: two passes over the row that vectorise (maxima; exponentials, for the logprob), a third
  * and a fourth when bias or penalties make a row of their own, one more for exponentials when the
