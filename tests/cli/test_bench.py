@@ -7,8 +7,9 @@ import pytest
 
 MACHINE = {"test", "threads", "read_gb_s", "fp32_gflop_s", "int8_gop_s"}
 ROW = {"test", "weights", "threads", "turns", "tokens_per_s", "best_tokens_per_s", "ms_per_token",
-       "best_ms_per_token", "limit", "limit_type", "limit_rate", "best_limit_rate", "needed_per_token",
-       "share_of_limit", "best_share_of_limit", "state_bytes", "working_bytes", "rss_bytes"}
+       "best_ms_per_token", "limit", "limit_type", "limit_rate", "best_limit_rate",
+       "measured_tokens", "needed_per_token", "share_of_limit", "best_share_of_limit", "state_bytes",
+       "working_bytes", "rss_bytes"}
 PREFILL = ROW | {"tokens", "from"}
 DECODE = ROW | {"context", "batch", "plain_rate", "share_of_plain"}
 PROFILE = {"test", "of", "weights", "threads", "op", "calls", "us", "share_of_step", "gb_s",

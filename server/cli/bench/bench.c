@@ -17,7 +17,7 @@ typedef struct settings {
     const char *random;
     cli_list prefill, prefill_from, context, batch, threads;
     int64_t decode, repeats, step_tokens, speculate, prefix;
-    double machine_seconds, slice;
+    double machine_seconds, slice, row_seconds;
     uint64_t seed;
     bool json, profile, neighbour;
 } settings;
@@ -86,6 +86,14 @@ static const cli_opt options[] = {
      .dflt = "0.04",
      .arg = "S",
      .help = "seconds of work between two looks at the limit"},
+    {.flag = "row-seconds",
+     .type = CLI_REAL,
+     AT(row_seconds),
+     .min = 0.001,
+     .max = 1e6,
+     .dflt = "1000000",
+     .arg = "S",
+     .help = "a row that has worked for so long takes no more turns"},
     {.flag = "step-tokens",
      .type = CLI_INT,
      AT(step_tokens),
@@ -139,7 +147,7 @@ static const cli_opt options[] = {
      .dflt = "cpu",
      .arg = "NAME",
      .env = "TNL_DEVICE",
-     .help = "what computes: cpu, cuda, cuda:N or auto; the limits are those of the processor"},
+     .help = "what computes: cpu, cuda, cuda:N or auto; limits are measured for cpu only"},
     {.flag = "threads",
      .letter = 't',
      .type = CLI_INT_LIST,
@@ -306,15 +314,20 @@ static tnl_status open_model(run *r, const cli_args *a, tnl_error *err) {
 static tnl_status open_backends(run *r, tnl_error *err) {
     r->b.model = r->model;
     r->b.backends[0] = mdl_model_backend(r->model);
-    if (r->b.n_threads > 1 && strcmp(r->b.backends[0]->name, "cpu") != 0)
+    r->b.device = strcmp(r->b.backends[0]->name, "cpu") != 0;
+    if (r->b.n_threads > 1 && r->b.device)
         return tnl_fail(err, TNL_E_USAGE, "--threads: one value where --device is not cpu");
+    if (r->o->profile && r->b.device)
+        return tnl_fail(err, TNL_E_USAGE,
+                        "--profile: only with --device cpu: %s computes while the caller goes on",
+                        r->b.backends[0]->name);
     for (int i = 1; i < r->b.n_threads; i++)
         TNL_TRY(kn_cpu_open(&r->b.backends[i], r->b.peaks[i].threads, NULL, err));
     return TNL_OK;
 }
 
 static tnl_status measure_machine(run *r, tnl_error *err) {
-    for (int i = 0; i < r->b.n_threads; i++) {
+    for (int i = 0; i < r->b.n_threads && !r->b.device; i++) {
         TNL_TRY(bench_limits_choose(r->b.limits, &r->b.peaks[i], r->b.peaks[i].threads,
                                     r->o->machine_seconds, err));
         bench_print_machine(&r->out, &r->b.peaks[i]);
@@ -323,7 +336,8 @@ static tnl_status measure_machine(run *r, tnl_error *err) {
 }
 
 static tnl_status open_weights(run *r, int most, tnl_error *err) {
-    return r->o->decode > 0 ? bench_weights_open(&r->b.weights, r->model, most, err) : TNL_OK;
+    return r->o->decode > 0 && !r->b.device ? bench_weights_open(&r->b.weights, r->model, most, err)
+                                            : TNL_OK;
 }
 
 static tnl_status measure_engine(run *r, tnl_error *err) {
@@ -382,6 +396,7 @@ int cli_bench(int argc, char **argv) {
                        .decode_steps = o.decode,
                        .step_tokens = o.step_tokens,
                        .slice = o.slice,
+                       .row_seconds = o.row_seconds,
                        .seed = o.seed},
                  .out = {.json = o.json, .neighbour = o.neighbour}};
         r.b.neighbour = &r.neighbour;

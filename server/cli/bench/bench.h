@@ -43,7 +43,8 @@ enum { BENCH_MAX_THREADS = 8 };
 typedef struct bench_settings {
     mdl_model *model;
     bench_limits *limits;
-    kn_limits *weights; /* reads the weights; NULL: too small, or no decode */
+    kn_limits *weights; /* reads the weights; NULL: too small, no decode, or on a device */
+    bool device;        /* computes elsewhere: the processor's limits say nothing */
     const bench_neighbour *neighbour;
     int n_threads; /* thread counts to measure with */
     kn_peaks peaks[BENCH_MAX_THREADS];
@@ -52,6 +53,7 @@ typedef struct bench_settings {
     int64_t decode_steps; /* of a turn, at least */
     int64_t step_tokens;  /* of a prefill step */
     double slice;         /* seconds */
+    double row_seconds;   /* of work, after which a row takes no more turns */
     uint64_t seed;
 } bench_settings;
 
@@ -59,7 +61,7 @@ typedef struct bench_settings {
 typedef struct bench_sample {
     double seconds, tokens;
     double needed;    /* 1e9 bytes or operations */
-    double limit;     /* 1e9 a second, mean of the slices of this turn */
+    double limit;     /* 1e9 a second, mean of the slices of this turn; 0: not measured */
     double plain;     /* decode: 1e9 bytes a second of a plain loop over the weights, or 0 */
     double disturbed; /* tokens a second beside a busy neighbour; 0: not asked for */
 } bench_sample;
@@ -88,6 +90,7 @@ typedef struct bench_result {
     double plain, plain_share; /* of a plain loop over the weights */
     double kept, best_kept;    /* share of the speed kept beside a neighbour; 0: not asked for */
     double needed;             /* bytes or operations a token */
+    double tokens;             /* of all turns */
 } bench_result;
 
 bench_result bench_row_result(const bench_row *r);

@@ -81,12 +81,14 @@ static void print_json(const bench_output *o, const bench_settings *b, const ben
            "\"best_ms_per_token\":%.5f,",
            r->n_samples, v->tokens_per_s, v->best_tokens_per_s, 1e3 / v->tokens_per_s,
            1e3 / v->best_tokens_per_s);
-    printf("\"limit\":\"%s\",\"limit_type\":\"%s\",\"limit_rate\":%.2f,\"best_limit_rate\":%.2f,"
-           "\"needed_per_token\":%.0f,"
-           "\"share_of_limit\":%.4f,\"best_share_of_limit\":%.4f,",
-           limit_keys[r->limit], limit_types[r->limit], v->limit, v->best_limit, v->needed,
-           v->share, v->best_share);
-    if (!r->prefill)
+    printf("\"measured_tokens\":%.0f,\"needed_per_token\":%.0f,", v->tokens, v->needed);
+    if (v->limit > 0)
+        printf(
+            "\"limit\":\"%s\",\"limit_type\":\"%s\",\"limit_rate\":%.2f,\"best_limit_rate\":%.2f,"
+            "\"share_of_limit\":%.4f,\"best_share_of_limit\":%.4f,",
+            limit_keys[r->limit], limit_types[r->limit], v->limit, v->best_limit, v->share,
+            v->best_share);
+    if (!r->prefill && v->limit > 0)
         printf("\"plain_rate\":%.2f,\"share_of_plain\":%.4f,", v->plain, v->plain_share);
     if (o->neighbour)
         printf("\"kept\":%.4f,\"best_kept\":%.4f,", v->kept, v->best_kept);
@@ -109,7 +111,10 @@ static void print_table(const bench_output *o, const bench_settings *b, const be
         printf("%10s  ", "");
     else
         printf("%10.3f  ", 1e3 * (double)r->batch / v->tokens_per_s);
-    printf("%-18s %5.1f%% %5.1f%%", limit, 100 * v->share, 100 * v->best_share);
+    if (v->limit > 0)
+        printf("%-18s %5.1f%% %5.1f%%", limit, 100 * v->share, 100 * v->best_share);
+    else
+        printf("%-18s %6s %6s", "not measured", "", "");
     if (v->plain > 0)
         printf(" %5.1f%%", 100 * v->plain_share);
     else

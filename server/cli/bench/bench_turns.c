@@ -28,20 +28,22 @@ typedef struct turn {
 
 static tnl_status measure_limit(turn *t, tnl_error *err) {
     double rate;
+    t->n_limits++;
+    if (t->b->device)
+        return TNL_OK;
     TNL_TRY(bench_limits_slice(t->b->limits, &rate, &t->b->peaks[t->row->threads], t->row->limit,
                                0.5 * t->b->slice, err));
     t->limits += rate;
     if (!t->row->prefill && t->b->weights)
         t->plains += kn_limits_slice(t->b->weights, &t->b->peaks[t->row->threads], KN_LIMIT_READ,
                                      0.5 * t->b->slice);
-    t->n_limits++;
     return TNL_OK;
 }
 
 /* The limit's loop has emptied the caches; a decode step of a large model does so itself. */
 static tnl_status warm_caches(turn *t, tnl_error *err) {
     bench_sample ignored = {0};
-    if (t->row->prefill || t->step_seconds > COLD_SHARE * t->b->slice)
+    if (t->b->device || t->row->prefill || t->step_seconds > COLD_SHARE * t->b->slice)
         return TNL_OK;
     return bench_work_step(t->row->work, &ignored, err);
 }
@@ -119,9 +121,16 @@ static tnl_status prepare(const bench_settings *b, bench_row *r, double *step_se
     return TNL_OK;
 }
 
-/* Row r's turns, spread evenly over all rounds. */
-static bool is_due(const bench_row *r, int64_t round, int64_t rounds) {
-    return r->n_samples < r->turns * (round + 1) / rounds;
+static double seconds_spent(const bench_row *r) {
+    double sum = 0;
+    for (int i = 0; i < r->n_samples; i++)
+        sum += r->samples[i].seconds;
+    return sum;
+}
+
+/* Row r's turns, spread evenly over all rounds, as long as it has time. */
+static bool is_due(const bench_settings *b, const bench_row *r, int64_t round, int64_t rounds) {
+    return r->n_samples < r->turns * (round + 1) / rounds && seconds_spent(r) < b->row_seconds;
 }
 
 static tnl_status run_rounds(const bench_settings *b, bench_row *rows, int n, const double *step,
@@ -133,7 +142,7 @@ static tnl_status run_rounds(const bench_settings *b, bench_row *rows, int n, co
     }
     for (int64_t round = 0; round < rounds; round++)
         for (int i = 0; i < n; i++) {
-            if (!is_due(&rows[i], round, rounds))
+            if (!is_due(b, &rows[i], round, rounds))
                 continue;
             TNL_TRY(take_turn(b, &rows[i], step[i], err));
             cli_progress_update(bar, (uint64_t)++done, (uint64_t)total);
@@ -222,6 +231,8 @@ bench_result bench_row_result(const bench_row *r) {
                         .plain_share = mid[PLAIN_SHARE],
                         .kept = mid[KEPT],
                         .needed = mid[NEEDED]};
+    for (int i = 0; i < r->n_samples; i++)
+        out.tokens += r->samples[i].tokens;
     if (best[LIMIT] > 0)
         out.best_share = best[SPEED] * mid[NEEDED] / 1e9 / best[LIMIT];
     if (best[SPEED] > 0)
