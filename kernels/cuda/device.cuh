@@ -140,17 +140,61 @@ KN_DEVICE void kn_read_16(uint32_t r[4], const void *global) {
                  : "l"(global));
 }
 
+/* ---- launches ----
+ *
+ * On devices of compute capability 9.0 and later a kernel may begin while the one launched before
+ * it ends: what it does without looking at earlier launches (starting its blocks, asking for
+ * weights) then costs no time of its own. Two calls make that safe:
+ *
+ *   kn_depend_early  the next kernel may begin, once all blocks of this one have come so far
+ *   kn_depend_wait   waits until the kernel before has ended, and all that it wrote can be seen
+ *
+ * EVERY kernel calls both, or kn_depend, in every thread, before it reads or writes anything that a
+ * launch reads or writes. A kernel that ended without waiting could end before the one in front of
+ * it, and the next one, which waits for its neighbour alone, would read what is not there yet: the
+ * guarantee of each kernel stands on those of all others. Only what no launch writes, which is
+ * weights, may be read before kn_depend_wait. The emulation ends with a message where a thread has
+ * not waited. */
+KN_DEVICE void kn_depend_early() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+KN_DEVICE void kn_depend_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" : : : "memory");
+#endif
+}
+
+/* Before the first launch of a kernel with so much shared memory, and before every other one: true
+ * where kernels may begin early (launch_cuda.cu). */
+bool kn_launch_prepare(const void *kernel, size_t shared);
+
 template <typename... P, typename... A>
 static inline void kn_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
                              cudaStream_t stream, A... args) {
-    const size_t without_asking = 48 << 10;
-    if (shared > without_asking)
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
-    kernel<<<grid, block, shared, stream>>>(args...);
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t how = {};
+    how.gridDim = grid;
+    how.blockDim = block;
+    how.dynamicSmemBytes = shared;
+    how.stream = stream;
+    how.attrs = &early;
+    how.numAttrs = kn_launch_prepare((const void *)kernel, shared) ? 1 : 0;
+    cudaLaunchKernelEx(&how, kernel, args...);
 }
 #endif
 
 /* ---- the same on both ---- */
+
+/* For a kernel that does nothing early. */
+KN_DEVICE void kn_depend() {
+    kn_depend_early();
+    kn_depend_wait();
+}
 
 KN_DEVICE float kn_low_bf16(uint32_t pair) {
     return kn_float_of_bits(pair << 16);

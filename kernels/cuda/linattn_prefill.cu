@@ -326,6 +326,7 @@ KN_DEVICE void store_outputs(const kn_cuda_linattn &a, const part_view &p, const
 template <typename T, int MODE>
 static __global__ void __launch_bounds__(T::THREADS) walk(prefill_args x) {
     KN_SHARED(shared);
+    kn_depend();
     const kn_linattn_dims d = x.a.d;
     const part_view p = view_part(x, blockIdx.x, (int)blockIdx.y);
     if (MODE == SUMS && p.part.index + 1 == p.part.of)
@@ -382,6 +383,7 @@ enum { SCAN_THREADS = 128 };
 
 /* Slots of a segment's parts: from the sums of the parts to the state at each part's begin. */
 static __global__ void __launch_bounds__(SCAN_THREADS) scan(prefill_args x) {
+    kn_depend();
     const kn_cuda_part part = x.plan.parts[blockIdx.x];
     if (part.index != 0 || part.of == 1)
         return;
@@ -402,6 +404,7 @@ static __global__ void __launch_bounds__(SCAN_THREADS) scan(prefill_args x) {
 
 /* The rows after the last whole block become the pending rows. */
 static __global__ void __launch_bounds__(SCAN_THREADS) append(kn_cuda_linattn a) {
+    kn_depend();
     const kn_linattn_seg seg = a.segs[blockIdx.x];
     const int head = (int)blockIdx.y, Dk = a.d.Dk, Dv = a.d.Dv;
     const int64_t pending = seg.pos % KN_CUDA_BLOCK, all = pending + seg.len;

@@ -136,6 +136,7 @@ KN_DEVICE void fold_block(const step_view &w, float less) {
 
 static __global__ void __launch_bounds__(THREADS) linattn_step(kn_cuda_linattn a) {
     KN_SHARED(shared);
+    kn_depend();
     const kn_linattn_seg seg = a.segs[blockIdx.x];
     const int head = (int)blockIdx.y;
     step_view w;

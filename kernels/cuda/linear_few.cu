@@ -209,6 +209,7 @@ KN_DEVICE void sum_matrix(float y[NT], const kn_linear_args &x, const kn_tensor 
 template <kn_dtype FORMAT, int NT>
 static __global__ void __launch_bounds__(PRODUCT_THREADS) products(kn_linear_args x) {
     KN_SHARED(shared);
+    kn_depend();
     const int64_t out0 = (int64_t)blockIdx.x * OUTS, first = (int64_t)blockIdx.y * NT * 8;
     float y[NT] = {}, z[NT] = {};
     sum_matrix<FORMAT, NT>(y, x, x.w, (uint32_t *)shared, out0, first);
@@ -235,6 +236,7 @@ KN_DEVICE float plain_dot(const kn_linear_args &x, const kn_tensor &w, int64_t o
 }
 
 static __global__ void __launch_bounds__(PRODUCT_THREADS) plain_products(kn_linear_args x) {
+    kn_depend();
     const int64_t out = (int64_t)blockIdx.x * PRODUCT_WARPS + threadIdx.x / 32;
     if (out >= x.w.rows)
         return;

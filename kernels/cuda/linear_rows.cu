@@ -6,6 +6,7 @@
 
 static __global__ void __launch_bounds__(ROW_THREADS) make_rows(kn_linear_args x) {
     KN_SHARED(shared);
+    kn_depend();
     const int64_t row = blockIdx.x, cols = x.w.cols;
     const row_norm n = measure_row(x.p, x.p.x + row * x.p.ldx, cols, (float *)shared);
     if (x.packed) {
@@ -46,6 +47,7 @@ struct finish_args {
 };
 
 static __global__ void __launch_bounds__(ROW_THREADS) finish_rows(finish_args f) {
+    kn_depend();
     const int64_t row = blockIdx.x;
     for (int64_t i = threadIdx.x; i < f.x.w.rows; i += ROW_THREADS) {
         const int64_t at = row * f.ld + i;
@@ -56,6 +58,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) finish_rows(finish_args f)
 /* ---- exp(x - max of its group) ---- */
 
 static __global__ void __launch_bounds__(ROW_THREADS) act_exp(kn_linear_args x) {
+    kn_depend();
     const int64_t lane = threadIdx.x % 32, group = x.p.act_group;
     for (int64_t at = threadIdx.x / 32 * group; at < x.p.act_cols; at += ROW_WARPS * group) {
         float *y = x.p.y + blockIdx.x * x.p.ldy + at, top = y[0];

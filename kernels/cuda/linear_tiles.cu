@@ -84,6 +84,7 @@ KN_DEVICE void finish_tile(const kn_linear_args &x, const float y[][4], int64_t 
 
 static __global__ void __launch_bounds__(PRODUCT_THREADS) tile_products(kn_linear_args x) {
     KN_SHARED(shared);
+    kn_depend();
     const int64_t out = (int64_t)blockIdx.x * TILE, row = (int64_t)blockIdx.y * TILE;
     float low[WARP_TILES][4] = {}, high[WARP_TILES][4] = {};
     float y_low[WARP_TILES][4] = {}, y_high[WARP_TILES][4] = {};

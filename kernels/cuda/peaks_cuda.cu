@@ -7,6 +7,7 @@
 enum { PEAK_THREADS = 256, CHAINS = 8 };
 
 static __global__ void __launch_bounds__(PEAK_THREADS) mma_rate(float *sink, int steps) {
+    kn_depend();
     const uint32_t a[4] = {threadIdx.x, 0x3F803F80u, 0, threadIdx.x}, b[2] = {0x3F803F80u, 0};
     float d[CHAINS][4] = {};
     for (int i = 0; i < steps; i++) {

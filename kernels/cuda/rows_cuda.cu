@@ -43,6 +43,7 @@ KN_DEVICE float table_element(const embed_args &e, int64_t row, int64_t i) {
 }
 
 static __global__ void __launch_bounds__(ROW_THREADS) embed(embed_args e) {
+    kn_depend();
     const int64_t row = blockIdx.x, id = e.ids[row];
     for (int64_t i = threadIdx.x; i < e.table.cols; i += ROW_THREADS)
         e.x[row * e.ldx + i] = table_element(e, id, i) * e.scale;
@@ -70,6 +71,7 @@ struct lrpe_args {
 };
 
 static __global__ void __launch_bounds__(ROW_THREADS) lrpe(lrpe_args a) {
+    kn_depend();
     const int64_t row = blockIdx.x;
     const double pos = (double)a.pos[row], turn = 6.283185307179586476925;
     for (int i = (int)threadIdx.x; i < a.H * a.dh; i += ROW_THREADS) {
@@ -104,6 +106,7 @@ struct rows_args {
 
 static __global__ void __launch_bounds__(ROW_THREADS) finite_rows(rows_args a) {
     KN_SHARED(shared);
+    kn_depend();
     const float *x = a.x + blockIdx.x * a.ldx;
     float bad = 0;
     for (int64_t i = threadIdx.x; i < a.dim; i += ROW_THREADS)
@@ -126,6 +129,7 @@ void kn_cuda_finite_rows(bool *ok, const float *x, int64_t ldx, int64_t n, int64
 }
 
 static __global__ void __launch_bounds__(ROW_THREADS) gather_rows(rows_args a) {
+    kn_depend();
     const int64_t row = blockIdx.x;
     for (int64_t i = threadIdx.x; i < a.dim; i += ROW_THREADS)
         a.y[row * a.ldy + i] = a.x[a.rows[row] * a.ldx + i];

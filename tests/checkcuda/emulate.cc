@@ -75,6 +75,7 @@ struct fiber {
     std::vector<copy_request> copies;
     long groups = 0; /* committed */
     unsigned phase = 0;
+    bool waited = false; /* for earlier launches */
 };
 
 struct warp {
@@ -119,6 +120,8 @@ void yield() {
 void fiber_main() {
     for (;;) {
         (*m.body)();
+        if (!self().waited)
+            give_up("a thread ends that has not called kn_depend (device.cuh)");
         self().state = DONE;
         yield();
     }
@@ -137,6 +140,7 @@ void start_fiber(size_t i, dim3 index) {
     f.copies.clear();
     f.groups = 0;
     f.phase = 0;
+    f.waited = false;
 }
 
 void resume(size_t i) {
@@ -265,6 +269,15 @@ void kn_sync_block() {
     self().state = AT_BLOCK;
     m.at_block++;
     yield();
+}
+
+void kn_depend_early() {
+    if (self().waited)
+        give_up("kn_depend_early comes after kn_depend_wait");
+}
+
+void kn_depend_wait() {
+    self().waited = true;
 }
 
 void kn_copy_async(void *shared, const void *global) {

@@ -46,6 +46,8 @@ void emu_run(dim3 grid, dim3 block, size_t shared, const std::function<void()> &
 const unsigned char *emu_exchange(const void *mine, size_t bytes);
 
 void kn_sync_block();
+void kn_depend_early();
+void kn_depend_wait();
 void kn_copy_async(void *shared, const void *global);
 void kn_copy_commit();
 void emu_copy_wait(int keep);
