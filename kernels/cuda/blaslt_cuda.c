@@ -24,6 +24,7 @@ static const struct {
     {"cublasLtMatmulDescSetAttribute", offsetof(kn_lt_api, desc_set)},
     {"cublasLtMatrixLayoutCreate", offsetof(kn_lt_api, layout_create)},
     {"cublasLtMatrixLayoutDestroy", offsetof(kn_lt_api, layout_destroy)},
+    {"cublasLtMatrixLayoutSetAttribute", offsetof(kn_lt_api, layout_set)},
     {"cublasLtMatmulPreferenceCreate", offsetof(kn_lt_api, pref_create)},
     {"cublasLtMatmulPreferenceDestroy", offsetof(kn_lt_api, pref_destroy)},
     {"cublasLtMatmulPreferenceSetAttribute", offsetof(kn_lt_api, pref_set)},
@@ -80,30 +81,38 @@ tnl_status kn_lt_load(kn_lt_api *api, tnl_error *err) {
 
 struct kn_lt_product {
     kn_lt_api api;
+    kn_lt_shape shape;
     void *lt, *desc, *w, *a, *y; /* the last three: layouts */
-    kn_lt_algo algo;
+    kn_lt_algo algo;             /* of all rows */
     void *memory;
     size_t bytes;
 };
 
-static tnl_status make_descriptors(kn_lt_product *p, const kn_lt_shape *s, tnl_error *err) {
+static tnl_status make_descriptors(kn_lt_product *p, tnl_error *err) {
     const kn_lt_api *f = &p->api;
+    const kn_lt_shape *s = &p->shape;
     const uint64_t rows = (uint64_t)s->rows, outs = (uint64_t)s->outs, inputs = (uint64_t)s->inputs;
-    const int32_t transposed = KN_LT_TRANSPOSED;
+    const int32_t transposed = KN_LT_TRANSPOSED, type = s->e4m3 ? KN_LT_E4M3 : KN_LT_BF16;
     int st = f->create(&p->lt);
     if (st == KN_LT_OK)
         st = f->desc_create(&p->desc, KN_LT_SUM_F32, KN_LT_F32);
     if (st == KN_LT_OK)
         st = f->desc_set(p->desc, KN_LT_DESC_TRANS_A, &transposed, sizeof transposed);
     if (st == KN_LT_OK)
-        st = f->layout_create(&p->w, KN_LT_BF16, inputs, outs, s->inputs);
+        st = f->layout_create(&p->w, type, inputs, outs, s->ldw);
     if (st == KN_LT_OK)
-        st = f->layout_create(&p->a, KN_LT_BF16, inputs, rows, s->inputs);
+        st = f->layout_create(&p->a, type, inputs, rows, s->lda);
     if (st == KN_LT_OK)
         st = f->layout_create(&p->y, KN_LT_F32, outs, rows, s->ldy);
     return st == KN_LT_OK
                ? TNL_OK
                : tnl_fail(err, TNL_E_UNAVAILABLE, "cuBLASLt: cannot begin: status %d", st);
+}
+
+static int set_rows(const kn_lt_product *p, int64_t rows) {
+    const uint64_t n = (uint64_t)rows;
+    const int st = p->api.layout_set(p->a, KN_LT_LAYOUT_COLS, &n, sizeof n);
+    return st == KN_LT_OK ? p->api.layout_set(p->y, KN_LT_LAYOUT_COLS, &n, sizeof n) : st;
 }
 
 /* One sum for each output: nothing is split and added up afterwards. */
@@ -118,57 +127,80 @@ static bool sums_at_once(const kn_lt_product *p, const kn_lt_choice *c) {
            splits <= 1 && reduction == 0;
 }
 
-static bool choose(kn_lt_product *p, void *pref) {
+static int list_choices(kn_lt_product *p, void *pref, kn_lt_algo *to, int room) {
     kn_lt_choice found[MOST_CHOICES];
     const uint32_t no_reduction = 0;
-    int n = 0;
+    int n = 0, good = 0;
     if (p->api.pref_set(pref, KN_LT_PREF_MEMORY, &p->bytes, sizeof p->bytes) != KN_LT_OK ||
         p->api.pref_set(pref, KN_LT_PREF_REDUCTIONS, &no_reduction, sizeof no_reduction) !=
             KN_LT_OK ||
         p->api.choices(p->lt, p->desc, p->w, p->a, p->y, p->y, pref, MOST_CHOICES, found, &n) !=
             KN_LT_OK)
-        return false;
-    for (int i = 0; i < n && i < MOST_CHOICES; i++)
-        if (sums_at_once(p, &found[i])) {
-            p->algo = found[i].algo;
-            return true;
-        }
-    return false;
+        return 0;
+    for (int i = 0; i < n && i < MOST_CHOICES && good < room; i++)
+        if (sums_at_once(p, &found[i]))
+            to[good++] = found[i].algo;
+    return good;
 }
 
-static tnl_status choose_algorithm(kn_lt_product *p, const kn_lt_shape *s, tnl_error *err) {
+int kn_lt_choices(kn_lt_product *p, int64_t rows, kn_lt_algo *to, int room) {
     void *pref = NULL;
-    const bool good = p->api.pref_create(&pref) == KN_LT_OK && choose(p, pref);
+    int n = 0;
+    if (set_rows(p, rows) == KN_LT_OK && p->api.pref_create(&pref) == KN_LT_OK)
+        n = list_choices(p, pref, to, room);
     if (pref)
         p->api.pref_destroy(pref);
-    return good ? TNL_OK
-                : tnl_fail(err, TNL_E_UNAVAILABLE,
-                           "cuBLASLt: no algorithm for %lld rows times %lld x %lld in one sum",
-                           (long long)s->rows, (long long)s->outs, (long long)s->inputs);
+    return n;
+}
+
+/* In whole 16 bytes, which every algorithm can read. */
+static bool is_whole(const kn_lt_shape *s) {
+    const int64_t unit = s->e4m3 ? 16 : 8;
+    return s->rows >= 1 && s->outs >= 1 && s->inputs >= 1 && s->inputs % unit == 0 &&
+           s->lda >= s->inputs && s->lda % unit == 0 && s->ldw >= s->inputs && s->ldw % unit == 0 &&
+           s->ldy >= s->outs && s->ldy % 4 == 0 && (!s->e4m3 || s->outs % 16 == 0);
+}
+
+static tnl_status check(const kn_lt_product *p, tnl_error *err) {
+    const kn_lt_shape *s = &p->shape;
+    const size_t version = p->api.version();
+    if (version < KN_LT_OLDEST)
+        return tnl_fail(err, TNL_E_UNAVAILABLE, "cuBLASLt: found version %zu, expected %d or later",
+                        version, KN_LT_OLDEST);
+    if (!is_whole(s))
+        return tnl_fail(err, TNL_E_UNAVAILABLE,
+                        "cuBLASLt: found %lld inputs and rows of %lld outputs, expected multiples "
+                        "of %d and 4",
+                        (long long)s->inputs, (long long)s->ldy, s->e4m3 ? 16 : 8);
+    return TNL_OK;
+}
+
+static tnl_status open_product(kn_lt_product *p, tnl_error *err) {
+    const kn_lt_shape *s = &p->shape;
+    TNL_TRY(check(p, err));
+    TNL_TRY(make_descriptors(p, err));
+    return kn_lt_choices(p, s->rows, &p->algo, 1) == 1
+               ? TNL_OK
+               : tnl_fail(err, TNL_E_UNAVAILABLE,
+                          "cuBLASLt: no algorithm for %lld rows times %lld x %lld in one sum",
+                          (long long)s->rows, (long long)s->outs, (long long)s->inputs);
 }
 
 tnl_status kn_lt_open(kn_lt_product **out, const kn_lt_api *api, const kn_lt_shape *shape,
                       void *memory, size_t bytes, tnl_error *err) {
     *out = NULL;
-    const size_t version = api->version();
-    if (version < KN_LT_OLDEST)
-        return tnl_fail(err, TNL_E_UNAVAILABLE, "cuBLASLt: found version %zu, expected %d or later",
-                        version, KN_LT_OLDEST);
-    if (shape->rows < 1 || shape->outs < 1 || shape->inputs < 1 || shape->inputs % 8 != 0 ||
-        shape->ldy < shape->outs || shape->ldy % 4 != 0)
-        return tnl_fail(err, TNL_E_UNAVAILABLE,
-                        "cuBLASLt: found %lld inputs and rows of %lld outputs, expected multiples "
-                        "of 8 and 4",
-                        (long long)shape->inputs, (long long)shape->ldy);
     kn_lt_product *p = calloc(1, sizeof *p);
     if (!p)
         return tnl_fail(err, TNL_E_NOMEM, "cuBLASLt: out of memory");
     p->api = *api;
+    p->shape = *shape;
     p->memory = memory;
     p->bytes = bytes;
-    tnl_status st = make_descriptors(p, shape, err);
-    if (st == TNL_OK)
-        st = choose_algorithm(p, shape, err);
+    if (p->shape.lda == 0)
+        p->shape.lda = p->shape.inputs;
+    if (p->shape.ldw == 0)
+        p->shape.ldw = p->shape.inputs;
+    tnl_status st = open_product(p, err);
     if (st != TNL_OK) {
         kn_lt_close(p);
         return st;
@@ -179,9 +211,16 @@ tnl_status kn_lt_open(kn_lt_product **out, const kn_lt_api *api, const kn_lt_sha
 
 tnl_status kn_lt_run(const kn_lt_product *p, float *y, const void *a, const void *w,
                      kn_cuda_stream stream, tnl_error *err) {
+    return kn_lt_run_rows(p, &p->algo, p->shape.rows, y, a, w, stream, err);
+}
+
+tnl_status kn_lt_run_rows(const kn_lt_product *p, const kn_lt_algo *algo, int64_t rows, float *y,
+                          const void *a, const void *w, kn_cuda_stream stream, tnl_error *err) {
     const float one = 1, zero = 0;
-    int st = p->api.multiply(p->lt, p->desc, &one, w, p->w, a, p->a, &zero, y, p->y, y, p->y,
-                             &p->algo, p->memory, p->bytes, stream);
+    int st = set_rows(p, rows);
+    if (st == KN_LT_OK)
+        st = p->api.multiply(p->lt, p->desc, &one, w, p->w, a, p->a, &zero, y, p->y, y, p->y, algo,
+                             p->memory, p->bytes, stream);
     return st == KN_LT_OK
                ? TNL_OK
                : tnl_fail(err, TNL_E_INTERNAL, "cuBLASLt: product failed: status %d", st);

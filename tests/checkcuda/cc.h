@@ -41,12 +41,15 @@ bool cc_emulated(void);
 void cc_device_free(void *p);
 /* Puts the library of fake_lt.c in the place of cuBLASLt; NULL on a device, which has its own. */
 struct fake_lt_state *cc_fake_lt(void);
+/* The n-th allocation of kernels/cuda/runtime_cuda.h from now fails; on the host only. */
+void cc_fail_allocation(int n);
 /* Waits for kernels; NULL or the device's error. */
 const char *cc_sync(void);
 
 /* ---- the parts ---- */
 void cc_check_linattn(cc *c);
 void cc_check_blaslt(cc *c);
+void cc_check_prompt(cc *c);
 void cc_check_linear(cc *c);
 void cc_check_rows(cc *c);
 void cc_bench(void);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "tests/checkcuda/cc.h"
+#include "tests/checkcuda/runtime_emulated.h"
 
 void emu_seed_c(uint64_t seed);
 
@@ -61,6 +62,10 @@ struct fake_lt_state *cc_fake_lt(void) {
         return state;
     fprintf(stderr, "checkcuda: cannot load %s\n", TNL_FAKE_LT);
     exit(2);
+}
+
+void cc_fail_allocation(int n) {
+    emu_runtime.allocations = n;
 }
 
 void cc_device_free(void *p) {

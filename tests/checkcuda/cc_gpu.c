@@ -68,6 +68,10 @@ struct fake_lt_state *cc_fake_lt(void) {
     return NULL;
 }
 
+void cc_fail_allocation(int n) {
+    (void)n;
+}
+
 void cc_device_free(void *p) {
     must(cudaFree(p), "free");
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/base/log.h"
 #include "tests/checkcuda/cc.h"
 
 enum { NO_DEVICE = 77 }; /* Meson: skipped */
@@ -96,11 +97,13 @@ int main(int argc, char **argv) {
         return 0;
     }
     c.rng = c.seed;
+    tnl_log_setup(TNL_LOG_ERROR, false); /* what is missing on purpose */
     for (int r = 0; r < c.rounds; r++) {
         cc_check_rows(&c);
         cc_check_linear(&c);
         cc_check_linattn(&c);
         cc_check_blaslt(&c);
+        cc_check_prompt(&c);
     }
     printf("checkcuda: %ld cases, %ld failures, seed %llu, %s\n", c.cases, c.failures,
            (unsigned long long)c.seed, cc_place_name());

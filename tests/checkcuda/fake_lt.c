@@ -1,6 +1,8 @@
 /* A library in the place of cuBLASLt, under its names: computes on the host, fails when it is told
- * to, and counts what it has handed out. It knows the one kind of product that is asked of it, and
- * refuses others. */
+ * to, and counts what it has handed out. It knows the two kinds of product that are asked of it,
+ * and refuses others. Its algorithms are numbered from 1; the first ones have the faults that a
+ * test asks for: of each, sums in two pieces in an order of its own. */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +54,8 @@ EXPORT int cublasLtMatmulDescSetAttribute(void *desc, int what, const void *valu
 EXPORT int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t cols,
                                       int64_t ld);
 EXPORT int cublasLtMatrixLayoutDestroy(void *layout);
+EXPORT int cublasLtMatrixLayoutSetAttribute(void *layout, int what, const void *value,
+                                            size_t bytes);
 EXPORT int cublasLtMatmulPreferenceCreate(void **pref);
 EXPORT int cublasLtMatmulPreferenceDestroy(void *pref);
 EXPORT int cublasLtMatmulPreferenceSetAttribute(void *pref, int what, const void *value,
@@ -96,6 +100,14 @@ int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t 
     return make(layout, (object){.type = type, .rows = rows, .cols = cols, .ld = ld});
 }
 
+int cublasLtMatrixLayoutSetAttribute(void *layout, int what, const void *value, size_t bytes) {
+    object *o = layout;
+    if (what != KN_LT_LAYOUT_COLS || bytes != sizeof o->cols || may_fail() != KN_LT_OK)
+        return REFUSED;
+    memcpy(&o->cols, value, bytes);
+    return KN_LT_OK;
+}
+
 int cublasLtMatrixLayoutDestroy(void *layout) {
     return destroy(layout);
 }
@@ -123,9 +135,13 @@ int cublasLtMatmulPreferenceSetAttribute(void *pref, int what, const void *value
 
 /* D = A' B as the library counts: columns. */
 static int fits(const object *desc, const object *a, const object *b, const object *d) {
-    return desc->transposed == KN_LT_TRANSPOSED && a->type == KN_LT_BF16 && b->type == KN_LT_BF16 &&
-           d->type == KN_LT_F32 && a->rows == b->rows && d->rows == a->cols && d->cols == b->cols &&
-           a->ld >= (int64_t)a->rows && b->ld >= (int64_t)b->rows && d->ld >= (int64_t)d->rows;
+    const int64_t unit = a->type == KN_LT_E4M3 ? 16 : 8;
+    return desc->transposed == KN_LT_TRANSPOSED &&
+           (a->type == KN_LT_BF16 || (a->type == KN_LT_E4M3 && a->cols % 16 == 0)) &&
+           b->type == a->type && d->type == KN_LT_F32 && a->rows == b->rows &&
+           (int64_t)a->rows % unit == 0 && a->ld % unit == 0 && b->ld % unit == 0 &&
+           d->rows == a->cols && d->cols == b->cols && a->ld >= (int64_t)a->rows &&
+           b->ld >= (int64_t)b->rows && d->ld >= (int64_t)d->rows;
 }
 
 int cublasLtMatmulAlgoGetHeuristic(void *lt, void *desc, void *a, void *b, void *c, void *d,
@@ -151,11 +167,55 @@ int cublasLtMatmulAlgoConfigGetAttribute(const kn_lt_algo *algo, int what, void 
     return KN_LT_OK;
 }
 
-static float value_at(const void *p, int64_t at) {
-    uint32_t bits = (uint32_t)((const uint16_t *)p)[at] << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
+static float value_at(const object *o, const void *p, int64_t at) {
+    if (o->type == KN_LT_BF16) {
+        uint32_t bits = (uint32_t)((const uint16_t *)p)[at] << 16;
+        float f;
+        memcpy(&f, &bits, sizeof f);
+        return f;
+    }
+    const int code = ((const unsigned char *)p)[at], power = code >> 3 & 15, rest = code & 7;
+    const float f = power ? ldexpf((float)(8 + rest), power - 10) : ldexpf((float)rest, -9);
+    return (code & 127) == 127 ? NAN : code & 128 ? -f : f;
+}
+
+/* Inputs [0, at) are one sum, the others another one. The split is what an algorithm's fault
+ * changes: none has the sum of the good ones. */
+static int64_t split_of(const kn_lt_algo *algo, int64_t inputs, int64_t rows, int64_t row) {
+    const int number = (int)algo->data[0] - 1 - fake_lt.fit_first;
+    if (number >= 0 && number < fake_lt.by_rows)
+        return rows > 128 ? inputs / 2 : inputs;
+    if (number >= 0 && number < fake_lt.by_rows + fake_lt.by_place)
+        return row >= 128 ? inputs / 2 : inputs;
+    return inputs;
+}
+
+static float *widen(const object *o, const void *p) {
+    float *x = malloc(o->rows * o->cols * sizeof *x);
+    for (uint64_t c = 0; x && c < o->cols; c++)
+        for (uint64_t r = 0; r < o->rows; r++)
+            x[c * o->rows + r] = value_at(o, p, (int64_t)c * o->ld + (int64_t)r);
+    return x;
+}
+
+static int multiply(const object *A, const void *a, const object *B, const void *b, const object *D,
+                    float *d, const kn_lt_algo *algo) {
+    const int64_t inputs = (int64_t)A->rows, rows = (int64_t)D->cols, outs = (int64_t)D->rows;
+    float *w = widen(A, a), *x = widen(B, b);
+    for (int64_t row = 0; w && x && row < rows; row++)
+        for (int64_t out = 0; out < outs; out++) {
+            const int64_t at = split_of(algo, inputs, rows, row);
+            float sum = 0, other = 0;
+            for (int64_t i = 0; i < at; i++)
+                sum += w[out * inputs + i] * x[row * inputs + i];
+            for (int64_t i = at; i < inputs; i++)
+                other += w[out * inputs + i] * x[row * inputs + i];
+            d[row * D->ld + out] = sum + other;
+        }
+    const int st = w && x ? KN_LT_OK : NO_MEMORY;
+    free(w);
+    free(x);
+    return st;
 }
 
 int cublasLtMatmul(void *lt, void *desc, const void *alpha, const void *a, void *a_layout,
@@ -169,12 +229,8 @@ int cublasLtMatmul(void *lt, void *desc, const void *alpha, const void *a, void 
         *(const float *)beta != 0 || may_fail() != KN_LT_OK)
         return REFUSED;
     fake_lt.used = (int)algo->data[0] - 1;
-    for (int64_t col = 0; col < (int64_t)D->cols; col++)
-        for (int64_t row = 0; row < (int64_t)D->rows; row++) {
-            float sum = 0;
-            for (int64_t i = 0; i < (int64_t)A->rows; i++)
-                sum += value_at(a, row * A->ld + i) * value_at(b, col * B->ld + i);
-            ((float *)d)[col * D->ld + row] = sum;
-        }
-    return KN_LT_OK;
+    fake_lt.products++;
+    if (fake_lt.refuses_rows > 0 && (int64_t)D->cols >= fake_lt.refuses_rows)
+        return NOTHING_FITS;
+    return multiply(A, a, B, b, D, d, algo);
 }
