@@ -45,6 +45,8 @@ struct fake_lt_state *cc_fake_lt(void);
 void cc_fail_allocation(int n);
 /* Waits for kernels; NULL or the device's error. */
 const char *cc_sync(void);
+/* Seconds that so many calls of fn(ctx), which launch kernels, took by the device's clock. */
+double cc_time(void (*fn)(void *ctx), void *ctx, int64_t calls);
 
 /* ---- the parts ---- */
 void cc_check_linattn(cc *c);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/checkcuda/cc.h"
 #include "tests/checkcuda/runtime_emulated.h"
@@ -74,4 +75,18 @@ void cc_device_free(void *p) {
 
 const char *cc_sync(void) {
     return NULL;
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double cc_time(void (*fn)(void *ctx), void *ctx, int64_t calls) {
+    const double begin = now();
+    for (int64_t i = 0; i < calls; i++)
+        fn(ctx);
+    const double took = now() - begin;
+    return took > 1e-9 ? took : 1e-9;
 }

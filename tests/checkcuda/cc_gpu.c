@@ -80,3 +80,20 @@ const char *cc_sync(void) {
     cudaError_t e = cudaDeviceSynchronize();
     return e == cudaSuccess ? NULL : cudaGetErrorString(e);
 }
+
+double cc_time(void (*fn)(void *ctx), void *ctx, int64_t calls) {
+    cudaEvent_t begin, end;
+    float ms = 0;
+    must(cudaEventCreate(&begin), "event");
+    must(cudaEventCreate(&end), "event");
+    must(cudaEventRecord(begin, NULL), "event");
+    for (int64_t i = 0; i < calls; i++)
+        fn(ctx);
+    must(cudaGetLastError(), "launch");
+    must(cudaEventRecord(end, NULL), "event");
+    must(cudaEventSynchronize(end), "kernel");
+    must(cudaEventElapsedTime(&ms, begin, end), "event");
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    return 1e-3 * (double)ms;
+}
