@@ -11,10 +11,11 @@ struct kn_head_state {
     float *S, *K, *V; /* [Dk][Dv], pending [B][Dk] and [B][Dv] */
 };
 
-KN_DEVICE kn_head_state kn_head_state_at(float *state, const kn_linattn_dims &d, int head) {
-    const size_t Dk = (size_t)d.Dk, Dv = (size_t)d.Dv, B = KN_CUDA_BLOCK;
+KN_DEVICE kn_head_state kn_head_state_at(const kn_cuda_linattn &a, const kn_linattn_seg &seg,
+                                         int head) {
+    const size_t Dk = (size_t)a.d.Dk, Dv = (size_t)a.d.Dv, B = KN_CUDA_BLOCK;
     kn_head_state h;
-    h.S = state + (size_t)head * (Dk * Dv + B * (Dk + Dv));
+    h.S = seg.state + a.state_offset + (size_t)head * (Dk * Dv + B * (Dk + Dv));
     h.K = h.S + Dk * Dv;
     h.V = h.K + B * Dk;
     return h;

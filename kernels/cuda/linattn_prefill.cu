@@ -1,11 +1,11 @@
 /* Prompts: Lightning Attention on tensor cores, in chunks of C tokens.
  *
  * A block of threads owns one head of one part of a segment and walks it chunk by chunk with the
- * state in registers: q, k, v are read once, o is written once, nothing else moves. A sequence with
- * few heads would leave most of the GPU idle, so it is cut into parts: `sums` walks all parts but
- * the last from an empty state, `scan` turns the parts' sums into the state at each part's begin,
- * `sweep` walks all parts from there. That reads k and v twice, and costs no more time as long as
- * parts are fewer than what the GPU holds at once.
+ * state in registers: q, k, v are read once, o is written once, nothing else moves (`walk`). A
+ * sequence with few heads would leave most of the GPU idle, so it is cut into parts, and `carry`
+ * first finds the state at each part's begin. It walks keys and values alone, all parts but the
+ * last, and shares the state out in tiles of 64 x 64 among blocks, since each of its elements is a
+ * chain of its own. Its folds are those of `walk`, product by product, so parts change no bit.
  *
  * The state is held transposed. Warp w owns value columns 16w .. 16w+15: rows of S^T [Dv][Dk],
  * as accumulators of products m16n8k16, Dk/2 floats a thread. Everything that reads the state has
@@ -17,157 +17,125 @@
  *   P [C][C]     = Q K^T        by all warps together, times exp(-s (i-j)), zero above the
  *                               diagonal, as bf16 to shared memory
  *   O^T         += V^T P^T      V^T fragments by transposing loads, kept for the next product
- *   S^T          = fold(S^T, (V^T exp(-s (C-1-j))) K)   sum of the chunk in f32, eight columns of
+ *   S^T          = fold(S^T, (V^T exp(-s (C-1-j))) K)   sum of the chunk in f32, some columns of
  *                               K at a time, then the fold of kernels.h
  *
- * No warp ever needs another's state. q, k and v arrive by asynchronous copies, two chunks deep;
- * rows of shared memory are 16-byte pieces in an order turned by the row (`piece`), so that neither
- * kind of fragment load meets a bank twice.
+ * No warp ever needs another's state. The next chunk's rows travel while this one is computed:
+ * bf16 by asynchronous copies, f32 through registers, a share of them beside each of the four
+ * products (linattn_rows.cuh).
  *
  * Tokens are counted from the block boundary before the segment: the pending rows come from the
  * state and count as rows before the first, without output. A last chunk folds its whole blocks
  * only, by their true length; `append` then writes the rows that are left over. Dimensions are
  * filled up with zeros to DK and DV. */
-#include "kernels/cuda/linattn_common.cuh"
-
-enum { SUMS, SWEEP };
+#include "kernels/cuda/linattn_rows.cuh"
 
 struct prefill_args {
     kn_cuda_linattn a;
     kn_cuda_plan plan;
+    bool whole; /* rows are bf16, and 16 bytes can be copied at a time */
 };
 
-template <int DK_, int DV_, int C_> struct shape {
+/* What a block of threads works on: DK x DV of the state, a warp owns 16 columns of DV and KEYS of
+ * DK. ROUND: rows are f32, and 16 bytes can be read at a time. */
+template <int DK_, int DV_, int C_, int KEYS_, bool ROUND_> struct tile {
     enum {
         DK = DK_,
         DV = DV_,
         C = C_,
-        WARPS = DV / 16,
+        KEYS = KEYS_,
+        ROUND = ROUND_,
+        STRIPS = DV / 16,
+        WARPS = STRIPS * (DK / KEYS),
         THREADS = WARPS * 32,
-        Q_BYTES = C * DK * 2,
+        K_BYTES = C * DK * 2,
         V_BYTES = C * DV * 2,
-        STAGE = 2 * Q_BYTES + V_BYTES, /* Q, K, V */
         P_BYTES = C * C * 2,
         TABLE = (C + 1) * 4,
-        SHARED = 2 * STAGE + P_BYTES + TABLE
+        K_QUADS = quads<DK, C, THREADS>::COUNT,
+        V_QUADS = quads<DV, C, THREADS>::COUNT,
     };
 };
 
-/* The 16-byte piece `col` of row `row` in a matrix whose rows have `bytes` bytes. */
-template <int bytes> KN_DEVICE unsigned char *piece(unsigned char *base, int row, int col) {
-    const int turn = bytes >= 128 ? row & 7 : row >> 1 & 3;
-    return base + row * bytes + (col ^ turn) * 16;
-}
-
-/* A part of a segment, as the block of threads sees it. */
+/* One head of a part of a segment, as a block of threads sees it: keys from column k0 of the head
+ * on, values from v0 on. */
 struct part_view {
-    kn_linattn_seg seg;
     kn_cuda_part part;
     kn_head_state state;
-    int head, pending;  /* pending rows: tokens before the segment's first */
-    int64_t begin, end; /* tokens of this part, from the block boundary before the segment */
-    kn_rows q, k, v;
-    bool whole; /* rows can be read 16 bytes at a time: copied, or rounded if they are f32 */
+    token_rows q, k, v;
+    token_span span;
+    int begin; /* tokens begin .. span.end-1 */
 };
 
-KN_DEVICE bool reads_whole(const kn_rows &r, int dim) {
-    const int unit = r.bf16 ? 8 : 4;
-    return dim % 8 == 0 && r.ld % unit == 0 && (uintptr_t)r.p % 16 == 0;
+KN_DEVICE token_rows rows_of(const prefill_args &x, const void *p, int64_t ld, int head, int dim,
+                             int first) {
+    token_rows m;
+    m.own = kn_rows_at(p, ld, x.a.dtype, (int64_t)head * dim + first);
+    m.pending = nullptr;
+    m.ld_pending = dim;
+    m.dim = dim - first;
+    return m;
 }
 
-KN_DEVICE part_view view_part(const prefill_args &x, int64_t index, int head) {
+KN_DEVICE part_view view_part(const prefill_args &x, int64_t index, int head, int k0, int v0) {
     part_view p;
     p.part = x.plan.parts[index];
-    p.seg = x.a.segs[p.part.seg];
-    p.head = head;
-    p.state = kn_head_state_at(p.seg.state, x.a.d, head);
-    p.pending = (int)(p.seg.pos % KN_CUDA_BLOCK);
-    const int64_t all = p.pending + p.seg.len, length = x.plan.part_tokens;
+    const kn_linattn_seg seg = x.a.segs[p.part.seg];
+    const int length = (int)x.plan.part_tokens;
+    p.state = kn_head_state_at(x.a, seg, head);
+    p.span.pending = (int)(seg.pos % KN_CUDA_BLOCK);
+    p.span.row = seg.first - p.span.pending;
+    p.span.end = p.span.pending + (int)seg.len;
     p.begin = p.part.index * length;
-    p.end = p.part.index + 1 < p.part.of ? p.begin + length : all;
-    p.q = kn_rows_at(x.a.q, x.a.ldq, x.a.dtype, (int64_t)head * x.a.d.Dk);
-    p.k = kn_rows_at(x.a.k, x.a.ldk, x.a.dtype, (int64_t)head * x.a.d.Dk);
-    p.v = kn_rows_at(x.a.v, x.a.ldv, x.a.dtype, (int64_t)head * x.a.d.Dv);
-    p.whole =
-        reads_whole(p.q, x.a.d.Dk) && reads_whole(p.k, x.a.d.Dk) && reads_whole(p.v, x.a.d.Dv);
+    if (p.part.index + 1 < p.part.of)
+        p.span.end = p.begin + length;
+    p.q = rows_of(x, x.a.q, x.a.ldq, head, x.a.d.Dk, 0);
+    p.k = rows_of(x, x.a.k, x.a.ldk, head, x.a.d.Dk, k0);
+    p.v = rows_of(x, x.a.v, x.a.ldv, head, x.a.d.Dv, v0);
+    p.k.pending = p.state.K + k0;
+    p.v.pending = p.state.V + v0;
     return p;
 }
 
-/* ---- rows to shared memory ---- */
-
-/* Element (row, col) of q, k or v at token t, whatever its type; pending rows from the state. */
-KN_DEVICE float token_value(const part_view &p, const kn_rows &rows, const float *pending, int dim,
-                            int64_t t, int col) {
-    if (t >= p.end || col >= dim)
-        return 0.0f;
-    if (t < p.pending)
-        return pending ? pending[t * dim + col] : 0.0f;
-    return kn_rows_get(rows, p.seg.first + t - p.pending, col);
+/* The part's S in the working memory. */
+KN_DEVICE float *slot_of(const prefill_args &x, int slot, int head) {
+    return x.plan.work + ((int64_t)slot * x.a.d.H + head) * x.a.d.Dk * x.a.d.Dv;
 }
 
-/* Eight elements at p to bf16. */
-KN_DEVICE void round_8(uint32_t *to, const float *p) {
-    for (int half = 0; half < 2; half++) {
-        uint32_t x[4];
-        kn_read_16(x, p + 4 * half);
-        to[2 * half] = kn_pack_bf16(kn_float_of_bits(x[0]), kn_float_of_bits(x[1]));
-        to[2 * half + 1] = kn_pack_bf16(kn_float_of_bits(x[2]), kn_float_of_bits(x[3]));
-    }
+/* ---- the state in registers: S^T rows 16 strip + g (+8), columns first + 8n + 2t (+1) ---- */
+
+/* The warp's columns of values, and the first of its keys, in a tile. */
+template <typename T> KN_DEVICE int my_strip() {
+    return (int)threadIdx.x / 32 % T::STRIPS;
 }
 
-/* C rows from token t on; pending: [B][dim] of the state, NULL for q. */
-template <typename T, int D>
-KN_DEVICE void fetch(unsigned char *dst, const part_view &p, const kn_rows &rows,
-                     const float *pending, int dim, int64_t t) {
-    for (int i = (int)threadIdx.x; i < T::C * (D / 8); i += T::THREADS) {
-        const int row = i / (D / 8), col = i % (D / 8);
-        const int64_t at = t + row;
-        uint32_t *to = (uint32_t *)piece<D * 2>(dst, row, col);
-        if (p.whole && at >= p.pending && at < p.end && col * 8 < dim) {
-            const int64_t from = (p.seg.first + at - p.pending) * rows.ld + col * 8;
-            if (rows.bf16)
-                kn_copy_async(to, (const kn_bf16 *)rows.p + from);
-            else
-                round_8(to, (const float *)rows.p + from);
-            continue;
-        }
-        for (int e = 0; e < 4; e++)
-            to[e] = kn_pack_bf16(token_value(p, rows, pending, dim, at, col * 8 + 2 * e),
-                                 token_value(p, rows, pending, dim, at, col * 8 + 2 * e + 1));
-    }
+template <typename T> KN_DEVICE int my_keys() {
+    return T::KEYS == T::DK ? 0 : (int)threadIdx.x / 32 / T::STRIPS * T::KEYS;
 }
 
-template <typename T, int MODE>
-KN_DEVICE void fetch_chunk(unsigned char *stage, const part_view &p, const kn_linattn_dims &d,
-                           int64_t t) {
-    if (MODE == SWEEP)
-        fetch<T, T::DK>(stage, p, p.q, nullptr, d.Dk, t);
-    fetch<T, T::DK>(stage + T::Q_BYTES, p, p.k, p.state.K, d.Dk, t);
-    fetch<T, T::DV>(stage + 2 * T::Q_BYTES, p, p.v, p.state.V, d.Dv, t);
-}
-
-/* ---- the state in registers: S^T rows 16 warp + g (+8), columns 8n + 2t (+1) ---- */
-
-template <typename T> KN_DEVICE void load_state(float S[][4], const float *from, int Dk, int Dv) {
-    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
-    const int t = (int)threadIdx.x % 4;
+/* Of a tile that has Dk x Dv elements of a matrix [..][ld]. */
+template <typename T>
+KN_DEVICE void load_state(float S[][4], const float *from, int ld, int Dk, int Dv) {
+    const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
     KN_UNROLL
-    for (int n = 0; n < T::DK / 8; n++)
+    for (int n = 0; n < T::KEYS / 8; n++)
         for (int e = 0; e < 4; e++) {
-            const int v = warp * 16 + g + e / 2 * 8, d = n * 8 + 2 * t + e % 2;
-            S[n][e] = from && v < Dv && d < Dk ? from[(int64_t)d * Dv + v] : 0.0f;
+            const int v = my_strip<T>() * 16 + g + e / 2 * 8;
+            const int d = my_keys<T>() + n * 8 + 2 * t + e % 2;
+            S[n][e] = v < Dv && d < Dk ? from[d * ld + v] : 0.0f;
         }
 }
 
-template <typename T> KN_DEVICE void save_state(float *to, const float S[][4], int Dk, int Dv) {
-    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
-    const int t = (int)threadIdx.x % 4;
+template <typename T>
+KN_DEVICE void save_state(float *to, const float S[][4], int ld, int Dk, int Dv) {
+    const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
     KN_UNROLL
-    for (int n = 0; n < T::DK / 8; n++)
+    for (int n = 0; n < T::KEYS / 8; n++)
         for (int e = 0; e < 4; e++) {
-            const int v = warp * 16 + g + e / 2 * 8, d = n * 8 + 2 * t + e % 2;
+            const int v = my_strip<T>() * 16 + g + e / 2 * 8;
+            const int d = my_keys<T>() + n * 8 + 2 * t + e % 2;
             if (v < Dv && d < Dk)
-                to[(int64_t)d * Dv + v] = S[n][e];
+                to[d * ld + v] = S[n][e];
         }
 }
 
@@ -236,11 +204,10 @@ KN_DEVICE void score(unsigned char *P, unsigned char *Q, unsigned char *K, const
 
 /* V^T of the warp's 16 columns as left operands, 16 keys each. */
 template <typename T> KN_DEVICE void load_values(uint32_t a[][4], unsigned char *V) {
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int lane = (int)threadIdx.x % 32, col = my_strip<T>() * 2 + lane / 8 % 2;
     KN_UNROLL
     for (int k = 0; k < T::C / 16; k++)
-        kn_ldmatrix_trans(
-            a[k], piece<T::DV * 2>(V, k * 16 + lane % 8 + lane / 16 * 8, warp * 2 + lane / 8 % 2));
+        kn_ldmatrix_trans(a[k], piece<T::DV * 2>(V, k * 16 + lane % 8 + lane / 16 * 8, col));
 }
 
 /* O += V^T P^T; a query meets keys up to itself only. */
@@ -275,14 +242,14 @@ template <typename T> KN_DEVICE void decay_values(uint32_t V[][4], const float *
 template <typename T>
 KN_DEVICE void fold_chunk(float S[][4], const uint32_t V[][4], unsigned char *K, float pow,
                           float less) {
-    const int lane = (int)threadIdx.x % 32;
+    const int lane = (int)threadIdx.x % 32, first = my_keys<T>() / 8 + lane / 16;
     KN_UNROLL
-    for (int n = 0; n < T::DK / 8; n += 2) {
+    for (int n = 0; n < T::KEYS / 8; n += 2) {
         float sum[2][4] = {};
         KN_UNROLL
         for (int k = 0; k < T::C / 16; k++) {
             uint32_t b[4];
-            kn_ldmatrix_trans(b, piece<T::DK * 2>(K, k * 16 + lane % 16, n + lane / 16));
+            kn_ldmatrix_trans(b, piece<T::DK * 2>(K, k * 16 + lane % 16, first + n));
             kn_mma_bf16(sum[0], V[k], b);
             kn_mma_bf16(sum[1], V[k], b + 2);
         }
@@ -291,175 +258,339 @@ KN_DEVICE void fold_chunk(float S[][4], const uint32_t V[][4], unsigned char *K,
     }
 }
 
+/* Where a thread's outputs go. */
+struct output_rows {
+    void *p; /* row 0 */
+    int64_t ld;
+    bool bf16, pairs; /* pairs: two bf16 can be written at once */
+};
+
+KN_DEVICE void put_pair(const output_rows &o, int64_t row, int col, uint32_t pair, int dim) {
+    kn_bf16 *p = (kn_bf16 *)o.p + row * o.ld + col;
+    if (o.pairs && col < dim) {
+        *(uint32_t *)p = pair;
+        return;
+    }
+    for (int e = 0; e < 2; e++, pair >>= 16)
+        if (col + e < dim)
+            p[e].bits = (uint16_t)pair;
+}
+
 /* o of the tokens from t on. A bf16 tile is turned in registers, so that a token's columns lie side
- * by side: 32 bytes a warp. */
+ * by side: 16 bytes of four lanes. */
 template <typename T>
-KN_DEVICE void store_outputs(const kn_cuda_linattn &a, const part_view &p, const float O[][4],
-                             int64_t t) {
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const bool bf16 = a.dtype == KN_BF16;
+KN_DEVICE void store_outputs(const output_rows &o, const token_span &s, const float O[][4], int t,
+                             int Dv) {
+    const int lane = (int)threadIdx.x % 32;
     KN_UNROLL
     for (int n = 0; n < T::C / 8; n++)
         for (int half = 0; half < 2; half++) {
-            float x = O[n][half * 2], y = O[n][half * 2 + 1];
-            int64_t at = t + n * 8 + lane % 4 * 2, other = at + 1;
-            int col = warp * 16 + half * 8 + lane / 4, col2 = col;
-            if (bf16) {
-                const uint32_t turned = kn_movmatrix(kn_pack_bf16(x, y));
-                x = kn_low_bf16(turned);
-                y = kn_high_bf16(turned);
-                at = other = t + n * 8 + lane / 4;
-                col = warp * 16 + half * 8 + lane % 4 * 2;
-                col2 = col + 1;
+            const int first = my_strip<T>() * 16 + half * 8, from = t + n * 8;
+            const float x = O[n][half * 2], y = O[n][half * 2 + 1];
+            if (!T::ROUND && o.bf16) {
+                const uint32_t pair = kn_movmatrix(kn_pack_bf16(x, y));
+                const int at = from + lane / 4;
+                if (at >= s.pending && at < s.end)
+                    put_pair(o, s.row + at, first + lane % 4 * 2, pair, Dv);
+                continue;
             }
-            const int64_t row = p.seg.first - p.pending;
-            const int64_t column = (int64_t)p.head * a.d.Dv;
-            if (at >= p.pending && at < p.end && col < a.d.Dv)
-                kn_rows_put(a.o, bf16, (row + at) * a.ldo + column + col, x);
-            if (other >= p.pending && other < p.end && col2 < a.d.Dv)
-                kn_rows_put(a.o, bf16, (row + other) * a.ldo + column + col2, y);
+            const int at = from + lane % 4 * 2, col = first + lane / 4;
+            float *p = (float *)o.p + (s.row + at) * o.ld + col;
+            if (at >= s.pending && at < s.end && col < Dv)
+                p[0] = x;
+            if (at + 1 >= s.pending && at + 1 < s.end && col < Dv)
+                p[o.ld] = y;
         }
 }
 
-/* ---- the kernels ---- */
+/* ---- the state at each part's begin ---- */
 
-template <typename T, int MODE>
-static __global__ void __launch_bounds__(T::THREADS) walk(prefill_args x) {
+/* Keys and values of a chunk, all at once. */
+template <typename T> struct carry_rows { uint32_t k[T::K_QUADS][4], v[T::V_QUADS][4]; };
+
+template <typename T>
+KN_DEVICE void load_carry(carry_rows<T> *r, unsigned char *stage, const part_view &p, bool whole,
+                          int t) {
+    if constexpr (T::ROUND) {
+        KN_UNROLL
+        for (int n = 0; n < T::K_QUADS; n++)
+            load_quad<T::DK, T::C, T::THREADS>(r->k[n], p.k, p.span, t, n);
+        KN_UNROLL
+        for (int n = 0; n < T::V_QUADS; n++)
+            load_quad<T::DV, T::C, T::THREADS>(r->v[n], p.v, p.span, t, n);
+    } else {
+        fetch<T::DK, T::C, T::THREADS>(stage, p.k, p.span, whole, t);
+        fetch<T::DV, T::C, T::THREADS>(stage + T::K_BYTES, p.v, p.span, whole, t);
+        kn_copy_commit();
+    }
+}
+
+template <typename T> KN_DEVICE void store_carry(unsigned char *stage, const carry_rows<T> &r) {
+    if constexpr (T::ROUND) {
+        KN_UNROLL
+        for (int n = 0; n < T::K_QUADS; n++)
+            store_quad<T::DK, T::C, T::THREADS>(stage, r.k[n], n);
+        KN_UNROLL
+        for (int n = 0; n < T::V_QUADS; n++)
+            store_quad<T::DV, T::C, T::THREADS>(stage + T::K_BYTES, r.v[n], n);
+    }
+}
+
+/* Slots of a segment's parts, a tile of each. Two chunks are under way: one in shared memory or
+ * about to be, one in registers if it has to be rounded. */
+template <typename T> static __global__ void __launch_bounds__(T::THREADS) carry(prefill_args x) {
     KN_SHARED(shared);
+    enum { STAGE = T::K_BYTES + T::V_BYTES };
     kn_depend();
-    const kn_linattn_dims d = x.a.d;
-    const part_view p = view_part(x, blockIdx.x, (int)blockIdx.y);
-    if (MODE == SUMS && p.part.index + 1 == p.part.of)
+    const int head = (int)blockIdx.y, across = (x.a.d.Dk + T::DK - 1) / T::DK;
+    const int k0 = (int)blockIdx.z % across * T::DK, v0 = (int)blockIdx.z / across * T::DV;
+    const int Dk = x.a.d.Dk - k0, Dv = x.a.d.Dv - v0, ld = x.a.d.Dv;
+    part_view p = view_part(x, blockIdx.x, head, k0, v0);
+    if (p.part.index != 0 || p.part.of == 1)
         return;
-    unsigned char *const P = shared + 2 * T::STAGE;
-    float *const pow = (float *)(P + T::P_BYTES);
-    const int64_t table = (int64_t)p.head * (KN_CUDA_POWERS + 1);
+    const int length = (int)x.plan.part_tokens;
+    p.span.end = (p.part.of - 1) * length;
+    const int64_t table = (int64_t)head * (KN_CUDA_POWERS + 1), corner = (int64_t)k0 * ld + v0;
+    float *const pow = (float *)(shared + 2 * STAGE);
+    const float less = x.a.decay.less[table + T::C];
+
+    carry_rows<T> rows;
+    load_carry<T>(&rows, shared, p, x.whole, 0);
     for (int i = (int)threadIdx.x; i <= T::C; i += T::THREADS)
         pow[i] = x.a.decay.pow[table + i];
-    fetch_chunk<T, MODE>(shared, p, d, p.begin);
-    kn_copy_commit();
-
-    float *const slot = p.part.slot < 0
-                            ? nullptr
-                            : x.plan.work + ((int64_t)p.part.slot * d.H + p.head) * d.Dk * d.Dv;
-    float S[T::DK / 8][4];
-    load_state<T>(S, MODE == SUMS ? nullptr : slot ? slot : p.state.S, d.Dk, d.Dv);
-    for (int64_t t = p.begin, n = 0; t < p.end; t += T::C, n++) {
-        unsigned char *const Q = shared + (n & 1) * T::STAGE;
-        unsigned char *const K = Q + T::Q_BYTES, *const V = K + T::Q_BYTES;
+    float S[T::KEYS / 8][4];
+    load_state<T>(S, p.state.S + corner, ld, Dk, Dv);
+    for (int t = 0, n = 0, slot = p.part.slot; t < p.span.end; t += T::C, n++) {
+        unsigned char *const K = shared + (n & 1) * STAGE, *const V = K + T::K_BYTES;
+        if (t % length == 0)
+            save_state<T>(slot_of(x, slot++, head) + corner, S, ld, Dk, Dv);
+        store_carry<T>(K, rows);
         kn_copy_wait<0>();
         kn_sync_block(); /* this chunk has come, the one before is done with */
-        if (t + T::C < p.end)
-            fetch_chunk<T, MODE>(shared + (~n & 1) * T::STAGE, p, d, t + T::C);
-        kn_copy_commit();
+        if (t + T::C < p.span.end)
+            load_carry<T>(&rows, shared + (~n & 1) * STAGE, p, x.whole, t + T::C);
         uint32_t values[T::C / 16][4];
         load_values<T>(values, V);
-        if (MODE == SWEEP) {
-            float O[T::C / 8][4] = {};
-            score<T>(P, Q, K, pow);
-            read_state<T>(O, S, Q);
-            kn_sync_block(); /* P is whole */
-            KN_UNROLL
-            for (int i = 0; i < T::C / 8; i++)
-                for (int e = 0; e < 4; e++)
-                    O[i][e] *= pow[i * 8 + (int)threadIdx.x % 4 * 2 + e % 2 + 1];
-            add_chunk<T>(O, values, P);
-            store_outputs<T>(x.a, p, O, t);
-        }
-        const int64_t left = p.end - t;
-        const int rows = left >= T::C ? T::C : (int)(left - left % KN_CUDA_BLOCK);
-        if (rows > 0) {
-            decay_values<T>(values, pow, rows);
-            fold_chunk<T>(S, values, K, pow[rows], x.a.decay.less[table + rows]);
-        }
+        decay_values<T>(values, pow, T::C);
+        fold_chunk<T>(S, values, K, pow[T::C], less);
     }
-    if (MODE == SUMS)
-        save_state<T>(slot, S, d.Dk, d.Dv);
-    else if (p.part.index + 1 == p.part.of)
-        save_state<T>(p.state.S, S, d.Dk, d.Dv);
+    save_state<T>(slot_of(x, p.part.slot + p.part.of - 1, head) + corner, S, ld, Dk, Dv);
 }
 
-enum { SCAN_THREADS = 128 };
+/* ---- the outputs ---- */
 
-/* Slots of a segment's parts: from the sums of the parts to the state at each part's begin. */
-static __global__ void __launch_bounds__(SCAN_THREADS) scan(prefill_args x) {
+enum { SHARES = 4 }; /* of a chunk's f32 rows, each read beside one of its products */
+
+template <typename T> struct walk_size {
+    enum {
+        STAGE = 2 * T::K_BYTES + T::V_BYTES, /* Q, K, V */
+        QUADS = 2 * T::K_QUADS + T::V_QUADS,
+        SHARE = (QUADS + SHARES - 1) / SHARES,
+        SHARED = 2 * STAGE + T::P_BYTES + T::TABLE
+    };
+};
+
+/* Quads first .. first+count-1 of a thread's in a chunk: of Q, then K, then V. */
+template <typename T, int first, int count>
+KN_DEVICE void load_quads(uint32_t r[][4], const part_view &p, int t) {
+    if constexpr (T::ROUND) {
+        KN_UNROLL
+        for (int i = 0; i < count; i++) {
+            const int n = first + i;
+            if (n < T::K_QUADS)
+                load_quad<T::DK, T::C, T::THREADS>(r[i], p.q, p.span, t, n);
+            else if (n < 2 * T::K_QUADS)
+                load_quad<T::DK, T::C, T::THREADS>(r[i], p.k, p.span, t, n - T::K_QUADS);
+            else if (n < walk_size<T>::QUADS)
+                load_quad<T::DV, T::C, T::THREADS>(r[i], p.v, p.span, t, n - 2 * T::K_QUADS);
+        }
+    }
+}
+
+template <typename T, int first, int count>
+KN_DEVICE void store_quads(unsigned char *stage, const uint32_t r[][4]) {
+    if constexpr (T::ROUND) {
+        KN_UNROLL
+        for (int i = 0; i < count; i++) {
+            const int n = first + i;
+            if (n < T::K_QUADS)
+                store_quad<T::DK, T::C, T::THREADS>(stage, r[i], n);
+            else if (n < 2 * T::K_QUADS)
+                store_quad<T::DK, T::C, T::THREADS>(stage + T::K_BYTES, r[i], n - T::K_QUADS);
+            else if (n < walk_size<T>::QUADS)
+                store_quad<T::DV, T::C, T::THREADS>(stage + 2 * T::K_BYTES, r[i],
+                                                    n - 2 * T::K_QUADS);
+        }
+    }
+}
+
+template <typename T>
+KN_DEVICE void fetch_chunk(unsigned char *stage, const part_view &p, bool whole, int t) {
+    if constexpr (!T::ROUND) {
+        fetch<T::DK, T::C, T::THREADS>(stage, p.q, p.span, whole, t);
+        fetch<T::DK, T::C, T::THREADS>(stage + T::K_BYTES, p.k, p.span, whole, t);
+        fetch<T::DV, T::C, T::THREADS>(stage + 2 * T::K_BYTES, p.v, p.span, whole, t);
+        kn_copy_commit();
+    }
+}
+
+template <typename T>
+KN_DEVICE void first_chunk(unsigned char *stage, const part_view &p, bool whole) {
+    enum { QUADS = walk_size<T>::QUADS };
+    uint32_t rows[T::ROUND ? QUADS : 1][4];
+    fetch_chunk<T>(stage, p, whole, p.begin);
+    load_quads<T, 0, QUADS>(rows, p, p.begin);
+    store_quads<T, 0, QUADS>(stage, rows);
+}
+
+KN_DEVICE output_rows outputs_of(const prefill_args &x, int head) {
+    const kn_rows o = kn_rows_at(x.a.o, x.a.ldo, x.a.dtype, (int64_t)head * x.a.d.Dv);
+    output_rows r;
+    r.p = (void *)o.p;
+    r.ld = o.ld;
+    r.bf16 = o.bf16;
+    r.pairs = o.bf16 && x.a.d.Dv % 2 == 0 && o.ld % 2 == 0 && (uintptr_t)o.p % 4 == 0;
+    return r;
+}
+
+template <typename T> static __global__ void __launch_bounds__(T::THREADS) walk(prefill_args x) {
+    KN_SHARED(shared);
+    typedef walk_size<T> W;
+    enum { SHARE = W::SHARE };
     kn_depend();
-    const kn_cuda_part part = x.plan.parts[blockIdx.x];
-    if (part.index != 0 || part.of == 1)
-        return;
-    const int head = (int)blockIdx.y;
-    const int64_t size = (int64_t)x.a.d.Dk * x.a.d.Dv;
-    const int64_t i = (int64_t)blockIdx.z * SCAN_THREADS + threadIdx.x;
-    if (i >= size)
-        return;
-    const float pow = x.a.decay.part[2 * head], less = x.a.decay.part[2 * head + 1];
-    float S = kn_head_state_at(x.a.segs[part.seg].state, x.a.d, head).S[i];
-    for (int n = 0; n < part.of; n++) {
-        float *slot = x.plan.work + ((int64_t)(part.slot + n) * x.a.d.H + head) * size + i;
-        const float sum = n + 1 < part.of ? *slot : 0.0f;
-        *slot = S;
-        S = kn_fold(S, sum, pow, less);
+    const int head = (int)blockIdx.y, Dk = x.a.d.Dk, Dv = x.a.d.Dv;
+    const part_view p = view_part(x, blockIdx.x, head, 0, 0);
+    unsigned char *const P = shared + 2 * W::STAGE;
+    float *const pow = (float *)(P + T::P_BYTES);
+    const int64_t table = (int64_t)head * (KN_CUDA_POWERS + 1);
+    for (int i = (int)threadIdx.x; i <= T::C; i += T::THREADS)
+        pow[i] = x.a.decay.pow[table + i];
+    first_chunk<T>(shared, p, x.whole);
+
+    float S[T::DK / 8][4];
+    load_state<T>(S, p.part.slot < 0 ? p.state.S : slot_of(x, p.part.slot, head), Dv, Dk, Dv);
+    for (int t = p.begin, n = 0; t < p.span.end; t += T::C, n++) {
+        unsigned char *const Q = shared + (n & 1) * W::STAGE;
+        unsigned char *const K = Q + T::K_BYTES, *const V = K + T::K_BYTES;
+        unsigned char *const next = shared + (~n & 1) * W::STAGE;
+        kn_copy_wait<0>();
+        kn_sync_block(); /* this chunk has come, the one before is done with */
+        fetch_chunk<T>(next, p, x.whole, t + T::C);
+        uint32_t rows[T::ROUND ? SHARE : 1][4], values[T::C / 16][4];
+        float O[T::C / 8][4] = {};
+        load_quads<T, 0, SHARE>(rows, p, t + T::C);
+        load_values<T>(values, V);
+        score<T>(P, Q, K, pow);
+        store_quads<T, 0, SHARE>(next, rows);
+        load_quads<T, SHARE, SHARE>(rows, p, t + T::C);
+        read_state<T>(O, S, Q);
+        store_quads<T, SHARE, SHARE>(next, rows);
+        load_quads<T, 2 * SHARE, SHARE>(rows, p, t + T::C);
+        kn_sync_block(); /* P is whole */
+        KN_UNROLL
+        for (int i = 0; i < T::C / 8; i++)
+            for (int e = 0; e < 4; e++)
+                O[i][e] *= pow[i * 8 + (int)threadIdx.x % 4 * 2 + e % 2 + 1];
+        add_chunk<T>(O, values, P);
+        store_outputs<T>(outputs_of(x, head), p.span, O, t, Dv);
+        store_quads<T, 2 * SHARE, SHARE>(next, rows);
+        load_quads<T, 3 * SHARE, SHARE>(rows, p, t + T::C);
+        const int left = p.span.end - t;
+        const int folded = left >= T::C ? T::C : left - left % KN_CUDA_BLOCK;
+        if (folded > 0) {
+            decay_values<T>(values, pow, folded);
+            fold_chunk<T>(S, values, K, pow[folded], x.a.decay.less[table + folded]);
+        }
+        store_quads<T, 3 * SHARE, SHARE>(next, rows);
     }
+    if (p.part.index + 1 == p.part.of)
+        save_state<T>(p.state.S, S, Dv, Dk, Dv);
 }
+
+/* ---- what is left over ---- */
+
+enum { APPEND_THREADS = 128 };
 
 /* The rows after the last whole block become the pending rows. */
-static __global__ void __launch_bounds__(SCAN_THREADS) append(kn_cuda_linattn a) {
+static __global__ void __launch_bounds__(APPEND_THREADS) append(kn_cuda_linattn a) {
     kn_depend();
     const kn_linattn_seg seg = a.segs[blockIdx.x];
     const int head = (int)blockIdx.y, Dk = a.d.Dk, Dv = a.d.Dv;
     const int64_t pending = seg.pos % KN_CUDA_BLOCK, all = pending + seg.len;
     const int64_t begin = all - all % KN_CUDA_BLOCK;
-    const kn_head_state h = kn_head_state_at(seg.state, a.d, head);
+    const kn_head_state h = kn_head_state_at(a, seg, head);
     const kn_rows k = kn_rows_at(a.k, a.ldk, a.dtype, (int64_t)head * Dk);
     const kn_rows v = kn_rows_at(a.v, a.ldv, a.dtype, (int64_t)head * Dv);
     for (int64_t t = begin > pending ? begin : pending; t < all; t++) {
         const int64_t row = seg.first + t - pending;
         /* as bf16, which is what the outputs of this launch were computed from */
-        for (int i = (int)threadIdx.x; i < Dk; i += SCAN_THREADS)
+        for (int i = (int)threadIdx.x; i < Dk; i += APPEND_THREADS)
             h.K[(t - begin) * Dk + i] = kn_to_float(kn_to_bf16(kn_rows_get(k, row, i)));
-        for (int i = (int)threadIdx.x; i < Dv; i += SCAN_THREADS)
+        for (int i = (int)threadIdx.x; i < Dv; i += APPEND_THREADS)
             h.V[(t - begin) * Dv + i] = kn_to_float(kn_to_bf16(kn_rows_get(v, row, i)));
     }
 }
 
 /* ---- launches ---- */
 
-template <int DK, int DV, int C>
-static void launch_walks(const prefill_args &x, bool parts, cudaStream_t stream) {
-    typedef shape<DK, DV, C> T;
-    const dim3 grid((unsigned)x.plan.n_parts, (unsigned)x.a.d.H);
-    const int64_t size = (int64_t)x.a.d.Dk * x.a.d.Dv;
-    if (parts) {
-        kn_launch(walk<T, SUMS>, grid, dim3(T::THREADS), T::SHARED, stream, x);
-        kn_launch(scan, dim3(grid.x, grid.y, (unsigned)((size + SCAN_THREADS - 1) / SCAN_THREADS)),
-                  dim3(SCAN_THREADS), 0, stream, x);
-    }
-    kn_launch(walk<T, SWEEP>, grid, dim3(T::THREADS), T::SHARED, stream, x);
+template <int C, bool ROUND> static void launch_carry(const prefill_args &x, cudaStream_t stream) {
+    typedef tile<64, 64, C, 32, ROUND> T;
+    const int tiles = (x.a.d.Dk + T::DK - 1) / T::DK * ((x.a.d.Dv + T::DV - 1) / T::DV);
+    kn_launch(carry<T>, dim3((unsigned)x.plan.n_parts, (unsigned)x.a.d.H, (unsigned)tiles),
+              dim3(T::THREADS), 2 * (T::K_BYTES + T::V_BYTES) + T::TABLE, stream, x);
 }
 
-template <int DV> static void pick_keys(const prefill_args &x, size_t shared, cudaStream_t stream) {
-    const bool parts = x.plan.n_slots > 0;
+template <int DK, int DV, int C, bool ROUND>
+static void launch_parts(const prefill_args &x, cudaStream_t stream) {
+    typedef tile<DK, DV, C, DK, ROUND> T;
+    if (x.plan.n_slots > 0)
+        launch_carry<C, ROUND>(x, stream);
+    kn_launch(walk<T>, dim3((unsigned)x.plan.n_parts, (unsigned)x.a.d.H), dim3(T::THREADS),
+              walk_size<T>::SHARED, stream, x);
+}
+
+template <int DV, bool ROUND>
+static void pick_keys(const prefill_args &x, size_t shared, cudaStream_t stream) {
     if (x.a.d.Dk <= 64)
-        launch_walks<64, DV, 64>(x, parts, stream);
+        launch_parts<64, DV, 64, ROUND>(x, stream);
     else if (x.a.d.Dk > 128)
-        launch_walks<256, DV, 32>(x, parts, stream);
-    else if (shape<128, DV, 64>::SHARED <= shared)
-        launch_walks<128, DV, 64>(x, parts, stream);
+        launch_parts<256, DV, 32, ROUND>(x, stream);
+    else if (walk_size<tile<128, DV, 64, 128, ROUND>>::SHARED <= shared)
+        launch_parts<128, DV, 64, ROUND>(x, stream);
     else
-        launch_walks<128, DV, 32>(x, parts, stream);
+        launch_parts<128, DV, 32, ROUND>(x, stream);
+}
+
+template <bool ROUND>
+static void pick_values(const prefill_args &x, size_t shared, cudaStream_t stream) {
+    if (x.a.d.Dv <= 64)
+        pick_keys<64, ROUND>(x, shared, stream);
+    else
+        pick_keys<128, ROUND>(x, shared, stream);
+}
+
+/* Rows that can be read 16 bytes at a time. */
+static bool is_aligned(const void *p, int64_t ld, int dim, kn_dtype dtype) {
+    const int unit = dtype == KN_BF16 ? 8 : 4;
+    return dim % 8 == 0 && ld % unit == 0 && (uintptr_t)p % 16 == 0;
 }
 
 void kn_cuda_linattn_prefill(const kn_cuda_linattn *a, const kn_cuda_plan *plan,
                              size_t shared_bytes, kn_cuda_stream stream) {
     if (plan->n_parts == 0)
         return;
+    const bool aligned = is_aligned(a->q, a->ldq, a->d.Dk, a->dtype) &&
+                         is_aligned(a->k, a->ldk, a->d.Dk, a->dtype) &&
+                         is_aligned(a->v, a->ldv, a->d.Dv, a->dtype);
     prefill_args x;
     x.a = *a;
     x.plan = *plan;
-    if (a->d.Dv <= 64)
-        pick_keys<64>(x, shared_bytes, (cudaStream_t)stream);
+    x.whole = aligned && a->dtype == KN_BF16;
+    if (aligned && a->dtype == KN_F32)
+        pick_values<true>(x, shared_bytes, (cudaStream_t)stream);
     else
-        pick_keys<128>(x, shared_bytes, (cudaStream_t)stream);
-    kn_launch(append, dim3((unsigned)a->n_segs, (unsigned)a->d.H), dim3(SCAN_THREADS), 0,
-              (cudaStream_t)stream, *a);
+        pick_values<false>(x, shared_bytes, (cudaStream_t)stream);
+    if (plan->n_tails > 0)
+        kn_launch(append, dim3((unsigned)a->n_segs, (unsigned)a->d.H), dim3(APPEND_THREADS), 0,
+                  (cudaStream_t)stream, *a);
 }

@@ -145,7 +145,7 @@ static __global__ void __launch_bounds__(THREADS) linattn_step(kn_cuda_linattn a
     w.first = (int)blockIdx.z * COLS;
     w.cols = w.Dv - w.first < COLS ? w.Dv - w.first : COLS;
     w.pow = a.decay.pow + (int64_t)head * (KN_CUDA_POWERS + 1);
-    w.state = kn_head_state_at(seg.state, a.d, head);
+    w.state = kn_head_state_at(a, seg, head);
     carve(&w, shared);
 
     const int r0 = (int)(seg.pos % KN_CUDA_BLOCK), D = (w.Dk + 3) / 4 * 4;

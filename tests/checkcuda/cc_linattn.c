@@ -1,7 +1,8 @@
 /* Lightning Attention: outputs against the quadratic form in double, states against the recurrence
  * in double, both computed from the bf16 values that the device gets; the step in bits against
  * itself, alone and beside others; sizes that fill no tile, rows at odd addresses, states that
- * begin anywhere in a block. */
+ * begin anywhere in a block. And whole slices of a prompt in bits, however they are cut into parts
+ * and calls. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ typedef struct attn_case {
     float *o;                /* [rows][ldo] */
     double slope[8];
     size_t floats;       /* of a state */
+    size_t offset;       /* of it in the memory of a sequence */
     size_t shared_bytes; /* of a block of the device */
     char what[160];
 } attn_case;
@@ -59,24 +61,28 @@ static float *draw_state(cc *c, const attn_case *a, int64_t pos) {
     return s;
 }
 
-static void draw_case(cc *c, attn_case *a, bool step, int Dk, int Dv) {
+/* Segment s at pos, after the rows of those before it. */
+static void draw_seg(cc *c, attn_case *a, int64_t s, int64_t pos, int64_t len) {
+    a->pos[s] = pos;
+    a->len[s] = len;
+    a->first[s] = a->rows;
+    a->rows += len + cc_between(c, 0, 1); /* rows of nobody in between */
+    a->state[s] = draw_state(c, a, pos);
+}
+
+/* A case without segments. */
+static void begin_case(cc *c, attn_case *a, int Dk, int Dv) {
     memset(a, 0, sizeof *a);
     a->d = (kn_linattn_dims){(int)cc_between(c, 1, 2), Dk, Dv};
     a->dtype = cc_between(c, 0, 2) ? KN_BF16 : KN_F32;
     a->n_segs = cc_between(c, 1, 3);
     a->floats = kn_linattn_state_floats(&a->d, B);
+    a->offset = 16 * (size_t)cc_between(c, 0, 2);
     a->shared_bytes = cc_between(c, 0, 1) ? cc_shared_bytes() : 99 << 10;
     a->part_tokens = cc_between(c, 0, 1) ? 0 : KN_CUDA_POWERS;
-    for (int64_t s = 0; s < a->n_segs; s++) {
-        a->pos[s] = cc_between(c, 0, 3) ? cc_between(c, 0, 100) : 0;
-        int64_t room = B - a->pos[s] % B;
-        a->len[s] = step ? cc_between(c, 0, 2) ? cc_between(c, 0, room < 4 ? room : 4) : room
-                    : cc_between(c, 0, 3) ? cc_between(c, 0, 150)
-                                          : cc_between(c, 0, 300);
-        a->first[s] = a->rows;
-        a->rows += a->len[s] + cc_between(c, 0, 1); /* rows of nobody in between */
-        a->state[s] = draw_state(c, a, a->pos[s]);
-    }
+}
+
+static void end_case(cc *c, attn_case *a, const char *what) {
     a->rows++;
     const int64_t gap = cc_between(c, 0, 1) ? 8 : cc_between(c, 0, 3);
     a->ldq = a->ldk = a->d.H * a->d.Dk + gap;
@@ -87,8 +93,20 @@ static void draw_case(cc *c, attn_case *a, bool step, int Dk, int Dv) {
     for (int h = 0; h < a->d.H; h++)
         a->slope[h] = exp(-17 * cc_uniform(c)); /* 1 .. 4e-8 */
     snprintf(a->what, sizeof a->what, "%s H=%d Dk=%d Dv=%d %s segs=%d pos=%d len=%d parts of %d",
-             step ? "step" : "prefill", a->d.H, Dk, Dv, a->dtype == KN_BF16 ? "bf16" : "f32",
-             (int)a->n_segs, (int)a->pos[0], (int)a->len[0], (int)a->part_tokens);
+             what, a->d.H, a->d.Dk, a->d.Dv, a->dtype == KN_BF16 ? "bf16" : "f32", (int)a->n_segs,
+             (int)a->pos[0], (int)a->len[0], (int)a->part_tokens);
+}
+
+static void draw_case(cc *c, attn_case *a, bool step, int Dk, int Dv) {
+    begin_case(c, a, Dk, Dv);
+    for (int64_t s = 0; s < a->n_segs; s++) {
+        int64_t pos = cc_between(c, 0, 3) ? cc_between(c, 0, 100) : 0, room = B - pos % B;
+        int64_t len = step ? cc_between(c, 0, 2) ? cc_between(c, 0, room < 4 ? room : 4) : room
+                      : cc_between(c, 0, 3) ? cc_between(c, 0, 150)
+                                            : cc_between(c, 0, 300);
+        draw_seg(c, a, s, pos, len);
+    }
+    end_case(c, a, step ? "step" : "prefill");
 }
 
 static void free_case(attn_case *a) {
@@ -126,37 +144,38 @@ static float *fetch_rows(const void *p, int64_t n, kn_dtype dtype) {
 
 typedef struct on_device {
     kn_cuda_linattn a;
-    kn_cuda_plan plan;
-    void *tables, *segs, *parts, *work, *state[MOST_SEGS];
+    void *tables, *state[MOST_SEGS];
 } on_device;
 
-static void plan_parts(on_device *g, const kn_linattn_seg *segs, int64_t n) {
-    const size_t matrix = (size_t)(g->a.d.H * g->a.d.Dk * g->a.d.Dv) * sizeof(float);
-    kn_cuda_plan_parts(&g->plan, NULL, segs, n);
-    kn_cuda_part *parts = need((size_t)g->plan.n_parts, sizeof *parts);
-    kn_cuda_plan_parts(&g->plan, parts, segs, n);
-    g->parts = cc_device_copy(parts, (size_t)g->plan.n_parts * sizeof *parts);
-    g->work = cc_device((size_t)g->plan.n_slots * matrix);
-    g->plan.parts = g->parts;
-    g->plan.work = g->work;
-    free(parts);
+/* A state amid NaNs, as one layer's lies amid those of others. */
+static void *upload_state(const attn_case *a, const float *state) {
+    float *all = need(a->offset + a->floats, sizeof *all);
+    memset(all, 0xFF, a->offset * sizeof *all);
+    memcpy(all + a->offset, state, a->floats * sizeof *all);
+    void *p = cc_device_copy(all, (a->offset + a->floats) * sizeof *all);
+    free(all);
+    return p;
 }
 
-static void go_up(on_device *g, const attn_case *a, int64_t only) {
+static float *fetch_state(cc *c, const attn_case *a, void *p) {
+    float *all = need(a->offset + a->floats, sizeof *all);
+    bool kept = true;
+    cc_fetch(all, p, (a->offset + a->floats) * sizeof *all);
+    for (size_t i = 0; i < a->offset; i++)
+        kept &= isnan(all[i]);
+    cc_expect(c, kept, "%s: wrote to the state of another layer", a->what);
+    memmove(all, all + a->offset, a->floats * sizeof *all);
+    return all;
+}
+
+static void go_up(on_device *g, const attn_case *a) {
     memset(g, 0, sizeof *g);
     float *tables = need(kn_cuda_decay_floats(a->d.H), sizeof *tables);
     kn_cuda_decay_fill(tables, a->slope, a->d.H, a->part_tokens);
     g->tables = cc_device_copy(tables, kn_cuda_decay_floats(a->d.H) * sizeof *tables);
     free(tables);
-    kn_linattn_seg segs[MOST_SEGS];
-    int64_t n = 0;
-    for (int64_t s = 0; s < a->n_segs; s++) {
-        if (only >= 0 && s != only)
-            continue;
-        g->state[s] = cc_device_copy(a->state[s], a->floats * sizeof(float));
-        segs[n++] = (kn_linattn_seg){g->state[s], a->pos[s], a->first[s], a->len[s]};
-    }
-    g->segs = cc_device_copy(segs, (size_t)n * sizeof *segs);
+    for (int64_t s = 0; s < a->n_segs; s++)
+        g->state[s] = upload_state(a, a->state[s]);
     g->a = (kn_cuda_linattn){
         .dtype = a->dtype,
         .o = cc_device((size_t)(a->rows * a->ldo) * (a->dtype == KN_BF16 ? 2 : 4)),
@@ -169,20 +188,14 @@ static void go_up(on_device *g, const attn_case *a, int64_t only) {
         .ldv = a->ldv,
         .d = a->d,
         .decay = kn_cuda_decay_at(g->tables, a->d.H),
-        .segs = g->segs,
-        .n_segs = n,
+        .state_offset = (int64_t)a->offset,
     };
-    g->plan.part_tokens = a->part_tokens;
-    plan_parts(g, segs, n);
 }
 
-static void come_down(on_device *g, attn_case *a) {
+static void come_down(cc *c, on_device *g, attn_case *a) {
     a->o = fetch_rows(g->a.o, a->rows * a->ldo, a->dtype);
     for (int64_t s = 0; s < a->n_segs; s++) {
-        if (!g->state[s])
-            continue;
-        a->after[s] = need(a->floats, sizeof(float));
-        cc_fetch(a->after[s], g->state[s], a->floats * sizeof(float));
+        a->after[s] = fetch_state(c, a, g->state[s]);
         cc_device_free(g->state[s]);
     }
     cc_device_free(g->a.o);
@@ -190,21 +203,43 @@ static void come_down(on_device *g, attn_case *a) {
     cc_device_free((void *)(uintptr_t)g->a.k);
     cc_device_free((void *)(uintptr_t)g->a.v);
     cc_device_free(g->tables);
-    cc_device_free(g->segs);
-    cc_device_free(g->parts);
-    cc_device_free(g->work);
 }
 
-static void run_case(cc *c, attn_case *a, bool step, int64_t only) {
-    on_device g;
-    go_up(&g, a, only);
+static void call(cc *c, on_device *g, const attn_case *a, const kn_linattn_seg *segs, int64_t n,
+                 bool step, int64_t part_tokens) {
+    kn_cuda_plan plan = {.part_tokens = part_tokens};
+    kn_cuda_plan_parts(&plan, NULL, segs, n);
+    kn_cuda_part *parts = need((size_t)plan.n_parts, sizeof *parts);
+    kn_cuda_plan_parts(&plan, parts, segs, n);
+    void *on_parts = cc_device_copy(parts, (size_t)plan.n_parts * sizeof *parts);
+    void *on_segs = cc_device_copy(segs, (size_t)n * sizeof *segs);
+    plan.parts = on_parts;
+    plan.work = cc_device(kn_cuda_plan_floats(&plan, &a->d) * sizeof *plan.work);
+    g->a.segs = on_segs;
+    g->a.n_segs = n;
     if (step)
-        kn_cuda_linattn_step(&g.a, NULL);
+        kn_cuda_linattn_step(&g->a, NULL);
     else
-        kn_cuda_linattn_prefill(&g.a, &g.plan, a->shared_bytes, NULL);
+        kn_cuda_linattn_prefill(&g->a, &plan, a->shared_bytes, NULL);
     const char *error = cc_sync();
     cc_expect(c, !error, "%s: %s", a->what, error ? error : "");
-    come_down(&g, a);
+    cc_device_free(on_parts);
+    cc_device_free(on_segs);
+    cc_device_free(plan.work);
+    free(parts);
+}
+
+/* All segments, or one of them alone. */
+static void run_case(cc *c, attn_case *a, bool step, int64_t only) {
+    on_device g;
+    kn_linattn_seg segs[MOST_SEGS];
+    int64_t n = 0;
+    go_up(&g, a);
+    for (int64_t s = 0; s < a->n_segs; s++)
+        if (only < 0 || s == only)
+            segs[n++] = (kn_linattn_seg){g.state[s], a->pos[s], a->first[s], a->len[s]};
+    call(c, &g, a, segs, n, step, a->part_tokens);
+    come_down(c, &g, a);
 }
 
 /* ---- the reference ---- */
@@ -350,7 +385,9 @@ static void check_gaps(cc *c, const attn_case *a) {
 static void check_alone(cc *c, attn_case *a, bool step) {
     const int64_t s = cc_between(c, 0, a->n_segs - 1);
     float *o = a->o, *after = a->after[s];
-    a->o = a->after[s] = NULL;
+    for (int64_t i = 0; i < a->n_segs; i++)
+        if (i != s)
+            free(a->after[i]);
     run_case(c, a, step, s);
     for (int64_t t = a->first[s]; t < a->first[s] + a->len[s]; t++)
         cc_expect(
@@ -375,6 +412,123 @@ static void check_case(cc *c, bool step, int Dk, int Dv) {
     free_case(&a);
 }
 
+/* ---- whole slices ---- */
+
+enum { SLICE = KN_CUDA_POWERS };
+
+/* Some of what is left of each segment, as one call's segments; false when nothing is left. */
+static bool take_some(cc *c, const on_device *g, const attn_case *a, int64_t *done,
+                      kn_linattn_seg *segs, int64_t *n) {
+    bool any = false;
+    *n = 0;
+    for (int64_t s = 0; s < a->n_segs; s++) {
+        const int64_t left = a->len[s] - done[s], len = SLICE * cc_between(c, 0, left / SLICE);
+        any |= left > 0;
+        if (len > 0 || cc_between(c, 0, 3) == 0)
+            segs[(*n)++] =
+                (kn_linattn_seg){g->state[s], a->pos[s] + done[s], a->first[s] + done[s], len};
+        done[s] += len;
+    }
+    return any;
+}
+
+static void run_in_calls(cc *c, attn_case *a) {
+    on_device g;
+    kn_linattn_seg segs[MOST_SEGS];
+    int64_t done[MOST_SEGS] = {0}, n;
+    go_up(&g, a);
+    while (take_some(c, &g, a, done, segs, &n))
+        if (n > 0)
+            call(c, &g, a, segs, n, false, SLICE * cc_between(c, 0, 3));
+    come_down(c, &g, a);
+}
+
+static void compare_bits(cc *c, const attn_case *a, const attn_case *b) {
+    cc_expect(c, memcmp(a->o, b->o, (size_t)(a->rows * a->ldo) * sizeof *a->o) == 0,
+              "%s: outputs depend on parts or calls", a->what);
+    for (int64_t s = 0; s < a->n_segs; s++)
+        cc_expect(c, memcmp(a->after[s], b->after[s], a->floats * sizeof(float)) == 0,
+                  "%s: the state of segment %d depends on parts or calls", a->what, (int)s);
+}
+
+static void check_slices(cc *c, int Dk, int Dv) {
+    attn_case a, b;
+    begin_case(c, &a, Dk, Dv);
+    a.part_tokens = 0;
+    for (int64_t s = 0; s < a.n_segs; s++)
+        draw_seg(c, &a, s, SLICE * cc_between(c, 0, 2), SLICE * cc_between(c, s == 0, s ? 2 : 4));
+    end_case(c, &a, "slices");
+    b = a;
+    run_case(c, &a, false, -1);
+    for (int way = 0; way < 2; way++) {
+        b.part_tokens = SLICE * cc_between(c, 1, 2);
+        if (way == 0)
+            run_case(c, &b, false, -1);
+        else
+            run_in_calls(c, &b);
+        compare_bits(c, &a, &b);
+        free(b.o);
+        for (int64_t s = 0; s < a.n_segs; s++)
+            free(b.after[s]);
+    }
+    free_case(&a);
+}
+
+/* ---- plans ---- */
+
+/* Parts cover each segment once, are no more than promised, and no longer than they need be. */
+static void check_plan(cc *c) {
+    enum { SEGS = 9 };
+    kn_linattn_seg segs[SEGS];
+    const kn_linattn_dims d = {(int)cc_between(c, 1, 200), 128, cc_between(c, 0, 1) ? 64 : 128};
+    const int processors = (int)cc_between(c, 1, 150);
+    const int64_t n = cc_between(c, 1, SEGS);
+    int64_t sum = 0, all = 0, tails = 0;
+    for (int64_t s = 0; s < n; s++) {
+        int64_t pos = cc_between(c, 0, 200), most = cc_between(c, 0, 2) ? 500 : 20000;
+        segs[s] = (kn_linattn_seg){NULL, pos, 0, cc_between(c, 0, 5) ? cc_between(c, 1, most) : 0};
+        all += segs[s].len > 0 ? pos % B + segs[s].len : 0;
+        tails += segs[s].len > 0 && (pos + segs[s].len) % B != 0;
+    }
+    kn_cuda_plan plan = {0};
+    kn_cuda_plan_cut(&plan, segs, n, &d, processors);
+    kn_cuda_plan_parts(&plan, NULL, segs, n);
+    kn_cuda_part *parts = need((size_t)plan.n_parts, sizeof *parts);
+    kn_cuda_plan_parts(&plan, parts, segs, n);
+    for (int64_t i = 0; i < plan.n_parts; i++) {
+        const kn_linattn_seg *g = &segs[parts[i].seg];
+        const int64_t end = g->pos % B + g->len, begin = parts[i].index * plan.part_tokens;
+        sum += parts[i].index + 1 < parts[i].of ? plan.part_tokens : end - begin;
+        cc_expect(c, begin < end && (parts[i].of > 1) == (parts[i].slot >= 0), "part %d", (int)i);
+    }
+    cc_expect(c, sum == all, "plan: %d tokens of %d", (int)sum, (int)all);
+    cc_expect(c, plan.n_tails == tails, "plan: %d tails of %d", (int)plan.n_tails, (int)tails);
+    cc_expect(c, plan.n_parts <= kn_cuda_plan_most_parts(&d, processors, n), "plan: %d parts",
+              (int)plan.n_parts);
+    cc_expect(c, kn_cuda_plan_floats(&plan, &d) <= kn_cuda_plan_most_floats(&d, processors),
+              "plan: %d slots", (int)plan.n_slots);
+    free(parts);
+}
+
+/* A long prompt alone fills the device; a full batch is not cut. */
+static void check_known_plans(cc *c) {
+    static const struct {
+        int64_t segs, len, part_tokens;
+        int H;
+    } known[] = {{1, 32768, 4096, 16}, {1, 2048, 512, 32}, {4, 2048, 0, 32}, {3, 2048, 0, 32},
+                 {1, 128, 0, 32},      {2, 1024, 512, 32}, {1, 2048, 0, 132}};
+    kn_linattn_seg segs[4];
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const kn_linattn_dims d = {known[i].H, 128, 128};
+        kn_cuda_plan plan = {0};
+        for (int64_t s = 0; s < known[i].segs; s++)
+            segs[s] = (kn_linattn_seg){NULL, 0, 0, known[i].len};
+        kn_cuda_plan_cut(&plan, segs, known[i].segs, &d, 132);
+        cc_expect(c, plan.part_tokens == known[i].part_tokens, "plan %d: parts of %d", (int)i,
+                  (int)plan.part_tokens);
+    }
+}
+
 void cc_check_linattn(cc *c) {
     static const int step_sizes[][2] = {{64, 64}, {128, 128}, {1, 1},   {17, 33},
                                         {96, 70}, {256, 64},  {31, 128}};
@@ -388,4 +542,12 @@ void cc_check_linattn(cc *c) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (int n = 0; n < 2; n++)
                 check_case(c, false, sizes[i][0], sizes[i][1]);
+    if (cc_section(c, "linattn_slices"))
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            check_slices(c, sizes[i][0], sizes[i][1]);
+    if (cc_section(c, "linattn_plan")) {
+        check_known_plans(c);
+        for (int n = 0; n < 50; n++)
+            check_plan(c);
+    }
 }
