@@ -8,6 +8,7 @@
 #include "kernels/base/log.h"
 #include "kernels/cuda/linear_cuda.h"
 #include "kernels/cuda/prompt_choice.h"
+#include "kernels/quant.h"
 
 enum { SUMS_SHARE = 256 }; /* of the device's memory, one part */
 static const size_t most_sums = (size_t)256 << 20;
@@ -60,17 +61,26 @@ size_t kn_cuda_prompts_most_bytes(const kn_cuda_device *device) {
     return share < most_sums ? share : most_sums;
 }
 
-/* The matrix as the library reads it, and the rows that it is multiplied with. */
+/* The matrix as the library reads it, and the rows that it is multiplied with. The outputs that
+ * fill up the last tile of f8 are multiplied as well. */
 static kn_lt_shape shape_of(const kn_tensor *w) {
-    return (kn_lt_shape){.outs = w->rows,
-                         .inputs = w->cols,
-                         .ldy = (w->rows + 63) / 64 * 64,
-                         .lda = w->cols,
-                         .ldw = w->cols};
+    const int64_t outs = (w->rows + 63) / 64 * 64;
+    if (w->dtype == KN_F8)
+        return (kn_lt_shape){.outs = outs,
+                             .inputs = kn_f8_padded(w->cols),
+                             .ldy = outs,
+                             .lda = kn_f8_padded(w->cols),
+                             .ldw = kn_f8_stride(w->cols),
+                             .e4m3 = true};
+    return (kn_lt_shape){
+        .outs = w->rows, .inputs = w->cols, .ldy = outs, .lda = w->cols, .ldw = w->cols};
 }
 
+/* Devices multiply e4m3 from compute capability 8.9 on. */
 static bool is_for_library(const kn_cuda_prompts *c, const kn_tensor *w) {
-    return c->found && w->dtype == KN_BF16 && w->cols % 8 == 0;
+    const int capability = c->device->major * 10 + c->device->minor;
+    return c->found && ((w->dtype == KN_BF16 && w->cols % 8 == 0) ||
+                        (w->dtype == KN_F8 && w->cols >= KN_F8_UNIT && capability >= 89));
 }
 
 /* Bytes of the sums of a slice. */
@@ -177,12 +187,20 @@ static void *aligned(void *p) {
     return (char *)p + (256 - (uintptr_t)p % 256) % 256;
 }
 
+/* In kn_linear.work, which has room for f32. */
+static kn_cuda_prompt_rows rows_at(const kn_linear *p, const kn_lt_shape *s, int64_t n) {
+    kn_cuda_prompt_rows rows = {.a = aligned(p->work), .lda = s->lda};
+    if (s->e4m3)
+        rows.scale = aligned((char *)rows.a + n * s->lda);
+    return rows;
+}
+
 /* One tile of packed rows. */
 static tnl_status multiply_tile(kn_cuda_prompts *c, const kn_cuda_choice *choice,
                                 const kn_linear *p, const kn_cuda_prompt_rows *rows,
                                 kn_cuda_prompt_sums *s, tnl_error *err) {
     const kn_lt_algo *algo = &choice->algos[s->n / KN_CUDA_SLICE_ROWS - 1];
-    const void *a = (const uint16_t *)rows->a + s->first * rows->lda;
+    const void *a = (const char *)rows->a + s->first * rows->lda * (rows->scale ? 1 : 2);
     float *z = p->w2 ? c->sums + s->n * s->ld : NULL;
     const kn_cuda_stream stream = c->device->stream;
     s->y = c->sums;
@@ -197,7 +215,7 @@ static tnl_status multiply_slices(kn_cuda_prompts *c, const kn_cuda_choice *choi
                                   tnl_error *err) {
     const kn_lt_shape shape = shape_of(p->w);
     const kn_cuda_row_map map = map_of(runs, n_runs);
-    const kn_cuda_prompt_rows rows = {.a = aligned(p->work), .lda = shape.lda};
+    const kn_cuda_prompt_rows rows = rows_at(p, &shape, map.at[n_runs]);
     const int64_t slices = map.at[n_runs] / KN_CUDA_SLICE_ROWS;
     const int64_t room = slices_in(p->w, p->w2 != NULL, c->sums_bytes);
     const int64_t most = room < choice->slices ? room : choice->slices;

@@ -1,6 +1,8 @@
-/* Products of a step: rows of whole slices by cuBLASLt on tensor cores where the weights are bf16,
- * all other rows by kn_cuda_linear. Weights with a scale for each group of inputs (q8, q4) are
- * kn_cuda_linear's for all rows: the library cannot apply such scales.
+/* Products of a step: rows of whole slices by cuBLASLt on tensor cores where the weights are bf16
+ * or f8, all other rows by kn_cuda_linear. f8 weights are multiplied as they are, on devices that
+ * can (compute capability 8.9), with rows rounded to e4m3, each by a scale of its own; the scales
+ * come in afterwards. Weights with a scale for each group of inputs (q8, q4) are kn_cuda_linear's
+ * for all rows: the library cannot apply such scales.
  *
  * The bytes of a row of a whole slice do not depend on how many slices there are nor on where it
  * lies among them. The library does not promise that, so it is tried out: for a shape (type,

@@ -99,8 +99,20 @@ struct prompt_finish_args {
     kn_linear_args x;
     kn_cuda_row_map map;
     kn_cuda_prompt_sums s;
-    const float *row_scale; /* of packed rows, NULL: none */
+    const float *row_scale; /* of packed rows, NULL: none, and weights without scales */
+    int64_t codes, stride;  /* bytes of a row of f8 before its scale, and from row to row */
 };
+
+/* Scales of a thread's outputs: of f8 they lie after each row's codes. */
+KN_DEVICE void read_scales(float scales[FINISH_OUTS], const prompt_finish_args &f,
+                           const kn_tensor &w, int64_t out0) {
+    KN_UNROLL
+    for (int i = 0; i < FINISH_OUTS; i++) {
+        const int64_t out = out0 + i * ROW_THREADS;
+        const unsigned char *row = (const unsigned char *)w.data + out * f.stride;
+        scales[i] = out < w.rows ? *(const float *)(row + f.codes) : 0;
+    }
+}
 
 /* A thread's sums of a row, all asked for before the first is used. */
 KN_DEVICE void read_sums(float sums[FINISH_OUTS], const float *row, int64_t out0, int64_t outs) {
@@ -111,19 +123,27 @@ KN_DEVICE void read_sums(float sums[FINISH_OUTS], const float *row, int64_t out0
     }
 }
 
+template <bool SCALED>
 static __global__ void __launch_bounds__(ROW_THREADS) finish_sums(prompt_finish_args f) {
     kn_depend();
     const int64_t out0 = (int64_t)blockIdx.x * ROW_THREADS * FINISH_OUTS + threadIdx.x;
     const int64_t first = (int64_t)blockIdx.y * FINISH_ROWS, outs = f.x.w.rows;
+    float d[FINISH_OUTS] = {}, d2[FINISH_OUTS] = {};
+    if (SCALED)
+        read_scales(d, f, f.x.w, out0);
+    if (SCALED && f.x.two)
+        read_scales(d2, f, f.x.w2, out0);
     for (int64_t r = first; r < first + FINISH_ROWS && r < f.s.n; r++) {
         const int64_t row = row_of(f.map, f.s.first + r);
+        const float a = SCALED ? f.row_scale[f.s.first + r] : 1;
         float y[FINISH_OUTS], z[FINISH_OUTS];
         read_sums(y, f.s.y + r * f.s.ld, out0, outs);
         read_sums(z, f.x.two ? f.s.z + r * f.s.ld : nullptr, out0, outs);
         KN_UNROLL
         for (int i = 0; i < FINISH_OUTS; i++)
             if (out0 + i * ROW_THREADS < outs)
-                kn_linear_finish(f.x, y[i], z[i], out0 + i * ROW_THREADS, row);
+                kn_linear_finish(f.x, SCALED ? y[i] * a * d[i] : y[i],
+                                 SCALED ? z[i] * a * d2[i] : z[i], out0 + i * ROW_THREADS, row);
     }
 }
 
@@ -153,10 +173,13 @@ void kn_cuda_prompt_finish(const kn_cuda_prompt_sums *s, const kn_cuda_prompt_ro
     f.map = *map;
     f.s = *s;
     f.row_scale = rows->scale;
+    f.codes = kn_f8_padded(p->w->cols);
+    f.stride = kn_f8_stride(p->w->cols);
     if (s->n <= 0)
         return;
+    void (*const kernel)(prompt_finish_args) = rows->scale ? finish_sums<true> : finish_sums<false>;
     kn_launch(
-        finish_sums,
+        kernel,
         dim3(kn_ceil_div(p->w->rows, ROW_THREADS * FINISH_OUTS), kn_ceil_div(s->n, FINISH_ROWS)),
         dim3(ROW_THREADS), 0, (cudaStream_t)stream, f);
     finish_exp(f.x, map, s->first, s->n, (cudaStream_t)stream);

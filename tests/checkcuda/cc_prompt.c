@@ -9,6 +9,7 @@
 #include "kernels/base/half.h"
 #include "kernels/cuda/linear_cuda.h"
 #include "kernels/cuda/prompt_cuda.h"
+#include "kernels/quant.h"
 #include "tests/checkcuda/cc.h"
 #include "tests/checkcuda/fake_lt.h"
 
@@ -22,6 +23,7 @@ enum {
 typedef struct prompt_case {
     kn_linear p; /* pointers to the device's; n, x, y and mul are the step's */
     kn_tensor w, w2;
+    bool f8;
     int64_t outs, inputs;
     float *x, *mul, *y; /* [SLICES * P + LOOSE] rows, the host's */
     float *hw, *hw2;    /* weights */
@@ -60,6 +62,25 @@ static const void *up_bf16(const float *x, int64_t n) {
         h[i] = tnl_bf16_from_f32(x[i]);
     void *p = cc_device_copy(h, (size_t)n * sizeof *h);
     free(h);
+    return p;
+}
+
+/* Any codes but NaN, scales of many sizes; to[outs][inputs]: what they mean. */
+static const void *up_f8(cc *c, float *to, int64_t outs, int64_t inputs) {
+    const int64_t stride = kn_f8_stride(inputs), rows = (outs + 63) / 64 * 64;
+    unsigned char *w = need((size_t)(rows * stride));
+    for (int64_t o = 0; o < rows; o++) {
+        const float d = o < outs ? (float)exp2(cc_uniform(c) * 4 - 12) : 1;
+        memcpy(w + o * stride + kn_f8_padded(inputs), &d, sizeof d);
+        for (int64_t i = 0; o < outs && i < inputs; i++) {
+            unsigned char code = (unsigned char)cc_random(c);
+            code = (code & 0x7F) == 0x7F ? 0x7E : code;
+            w[o * stride + i] = code;
+            to[o * inputs + i] = d * tnl_f32_from_e4m3(code);
+        }
+    }
+    void *p = cc_device_copy(w, (size_t)(rows * stride));
+    free(w);
     return p;
 }
 
@@ -142,40 +163,52 @@ static float *run(const prompt_case *k, const layout *l, bool own, tnl_error *er
 
 /* ---- cases ---- */
 
-static layout whole_step(void) {
-    layout l = {.n_pieces = SLICES + 1};
+static layout whole_step(bool loose) {
+    layout l = {.n_pieces = SLICES + loose};
     for (int i = 0; i < SLICES; i++)
         l.piece[i] = i;
-    l.piece[SLICES] = SLICES + LOOSE;
+    if (loose)
+        l.piece[SLICES] = SLICES + LOOSE;
     return l;
 }
 
-static prompt_case draw_case(cc *c, int kind) {
+static kn_tensor draw_weights(cc *c, const prompt_case *k, float **values) {
+    *values = draw(c, k->outs * k->inputs, true);
+    return (kn_tensor){.data = k->f8 ? up_f8(c, *values, k->outs, k->inputs)
+                                     : up_bf16(*values, k->outs * k->inputs),
+                       .dtype = k->f8 ? KN_F8 : KN_BF16,
+                       .rows = k->outs,
+                       .cols = k->inputs};
+}
+
+/* What surrounds a product, beside what its sums are made of. */
+typedef enum case_kind { ADDED, WITH_EXP, GLU, GATED, KINDS } case_kind;
+
+static prompt_case draw_case(cc *c, case_kind kind, bool f8) {
     const int64_t scale = cc_emulated() ? 1 : 16, all = SLICES * P + LOOSE;
-    prompt_case k = {.outs = cc_between(c, 3, 9) * 4 * scale + cc_between(c, 0, 3),
-                     .inputs = cc_between(c, 2, 9) * 8 * scale};
+    prompt_case k = {.f8 = f8,
+                     .outs = cc_between(c, 3, 9) * 4 * scale + cc_between(c, 0, 3),
+                     .inputs = cc_between(c, 2, 9) * 8 * scale + (f8 ? cc_between(c, 0, 7) : 0)};
     kn_linear *p = &k.p;
-    k.hw = draw(c, k.outs * k.inputs, true);
-    k.w = (kn_tensor){up_bf16(k.hw, k.outs * k.inputs), KN_BF16, k.outs, k.inputs};
+    k.w = draw_weights(c, &k, &k.hw);
     p->ldx = k.inputs + cc_between(c, 0, 3);
     p->ldy = k.outs + cc_between(c, 0, 3);
     p->ldmul = k.inputs;
     k.x = draw(c, all * p->ldx, false);
     k.y = draw(c, all * p->ldy, false);
-    k.bias = kind > 0 ? draw(c, k.outs, false) : NULL;
+    k.bias = kind != ADDED ? draw(c, k.outs, false) : NULL;
     p->bias = k.bias ? up(k.bias, k.outs) : NULL;
-    p->epi = kind == 1 ? KN_STORE : KN_ADD;
-    if (kind >= 2)
+    p->epi = kind == WITH_EXP ? KN_STORE : KN_ADD;
+    if (kind == GLU || kind == GATED)
         p->norm = (kn_norm){.kind = KN_NORM_SRMS, .eps = 1e-6f};
-    if (kind == 2) { /* the GLU */
-        k.hw2 = draw(c, k.outs * k.inputs, true);
-        k.w2 = (kn_tensor){up_bf16(k.hw2, k.outs * k.inputs), KN_BF16, k.outs, k.inputs};
+    if (kind == GLU) {
+        k.w2 = draw_weights(c, &k, &k.hw2);
         p->bias2 = p->bias;
     }
-    if (kind == 3)
+    if (kind == GATED)
         k.mul = draw(c, all * p->ldmul, false);
-    p->act = kind == 1 ? KN_ACT_EXP : KN_ACT_SILU;
-    p->act_cols = kind == 0 ? 0 : k.outs - 1;
+    p->act = kind == WITH_EXP ? KN_ACT_EXP : KN_ACT_SILU;
+    p->act_cols = kind == ADDED ? 0 : k.outs - 1;
     p->act_group = k.outs - 1;
     return k;
 }
@@ -186,6 +219,8 @@ static bool open_prompts(cc *c, prompt_case *k, int64_t slices) {
     const bool good = kn_cuda_device_open(&k->device, 0, &err) == TNL_OK &&
                       kn_cuda_prompts_open(&k->prompts, &k->device, &err) == TNL_OK;
     k->device.memory = 256 * (size_t)((k->outs + 63) / 64 * 64 * P * slices) * sizeof(float);
+    if (cc_emulated())
+        k->device.minor = 9; /* 8.9 multiplies e4m3 */
     return cc_expect(c, good, "%s", err.msg);
 }
 
@@ -222,14 +257,17 @@ static void input_row(const prompt_case *k, int64_t row, double *a) {
     }
 }
 
-/* Of rows rounded to bf16, five times their rounding. */
-static double dot(const float *w, const double *a, int64_t n, double *off) {
-    double sum = 0, var = 0, most = 0;
-    for (int64_t i = 0; i < n; i++) {
+/* Of rows rounded to bf16 or e4m3, five times their rounding. */
+static double dot(const prompt_case *k, const float *w, const double *a, double *off) {
+    double sum = 0, var = 0, most = 0, top = 0;
+    for (int64_t i = 0; i < k->inputs; i++)
+        top = fabs(a[i]) > top ? fabs(a[i]) : top;
+    for (int64_t i = 0; i < k->inputs; i++) {
         const double x = (double)w[i] * a[i];
+        const double unit = k->f8 ? fabs(a[i]) / 16 + top / 448 / 1024 : fabs(a[i]) / 512;
         sum += x;
         most += fabs(x);
-        var += x * x / (512.0 * 512.0);
+        var += (double)w[i] * (double)w[i] * unit * unit;
     }
     *off = 5 * sqrt(var) + 2e-6 * most + 1e-9;
     return sum;
@@ -240,7 +278,7 @@ static void check_output(cc *c, const prompt_case *k, int64_t row, int64_t out, 
                          const double *top, float got) {
     const kn_linear *p = &k->p;
     double off, off2 = 0, z = 1;
-    double y = dot(k->hw + out * k->inputs, a, k->inputs, &off);
+    double y = dot(k, k->hw + out * k->inputs, a, &off);
     y += k->bias ? (double)k->bias[out] : 0;
     if (out < p->act_cols && top) {
         off = exp(y - top[0]) * expm1(off + top[1] + 1e-5) + 1e-6;
@@ -250,7 +288,7 @@ static void check_output(cc *c, const prompt_case *k, int64_t row, int64_t out, 
         off *= 1.2;
     }
     if (k->hw2) {
-        z = dot(k->hw2 + out * k->inputs, a, k->inputs, &off2) + (double)k->bias[out];
+        z = dot(k, k->hw2 + out * k->inputs, a, &off2) + (double)k->bias[out];
         off = off * fabs(z) + off2 * fabs(y) + off * off2;
         y *= z;
     }
@@ -267,7 +305,7 @@ static void check_values(cc *c, const prompt_case *k, const float *got) {
         double top[2] = {-INFINITY, 0};
         input_row(k, row, a);
         for (int64_t o = 0; p->act == KN_ACT_EXP && o < p->act_cols; o++) {
-            double off, y = dot(k->hw + o * k->inputs, a, k->inputs, &off);
+            double off, y = dot(k, k->hw + o * k->inputs, a, &off);
             y += k->bias ? (double)k->bias[o] : 0;
             top[0] = y > top[0] ? y : top[0];
             top[1] = off > top[1] ? off : top[1];
@@ -301,10 +339,10 @@ static void check_step(cc *c, const prompt_case *k, const layout *l, const float
     free(got);
 }
 
-static layout random_step(cc *c, int pieces) {
+static layout random_step(cc *c, int pieces, bool loose) {
     layout l = {.n_pieces = pieces};
     for (int i = 0; i < pieces; i++) {
-        const bool slice = cc_between(c, 0, 3) > 0 || (i > 0 && l.piece[i - 1] > SLICES);
+        const bool slice = !loose || cc_between(c, 0, 3) > 0 || (i > 0 && l.piece[i - 1] > SLICES);
         l.piece[i] = (int)(slice ? cc_between(c, 0, SLICES - 1) : SLICES + cc_between(c, 1, LOOSE));
     }
     return l;
@@ -313,14 +351,14 @@ static layout random_step(cc *c, int pieces) {
 /* All rows by the library's way, and by our own. */
 static bool both_ways(cc *c, const prompt_case *k, float **all, float **own) {
     tnl_error err = {0};
-    const layout whole = whole_step();
+    const layout whole = whole_step(!k->f8);
     *all = run(k, &whole, false, &err);
-    *own = run(k, &whole, true, &err);
-    return cc_expect(c, *all && *own, "%s", err.msg);
+    *own = k->f8 ? NULL : run(k, &whole, true, &err);
+    return cc_expect(c, *all && (k->f8 || *own), "%s", err.msg);
 }
 
-static void check_case(cc *c, int kind) {
-    prompt_case k = draw_case(c, kind);
+static void check_case(cc *c, case_kind kind, bool f8) {
+    prompt_case k = draw_case(c, kind, f8);
     float *all = NULL, *own = NULL;
     const int64_t room = cc_between(c, 2, 6);
     if (open_prompts(c, &k, room) && both_ways(c, &k, &all, &own)) {
@@ -330,15 +368,16 @@ static void check_case(cc *c, int kind) {
             check_step(c, &k, &alone, all, own);
         }
         for (int i = 0; i < 3; i++) {
-            const layout some = random_step(c, (int)cc_between(c, 1, 9));
+            const layout some = random_step(c, (int)cc_between(c, 1, 9), !f8);
             check_step(c, &k, &some, all, own);
         }
-        if (kind == 0) {
-            const layout many = random_step(c, MOST_RUNS);
+        if (kind == ADDED) {
+            const layout many = random_step(c, MOST_RUNS, !f8);
             check_step(c, &k, &many, all, own);
         }
         const layout none = {.n_pieces = 1, .piece = {SLICES + LOOSE}};
-        check_step(c, &k, &none, all, own);
+        if (!f8)
+            check_step(c, &k, &none, all, own);
     }
     close_prompts(&k);
     free(all);
@@ -452,11 +491,13 @@ void cc_check_prompt(cc *c) {
     if (!cc_section(c, "prompt"))
         return;
     fake_lt_state *fake = cc_fake_lt();
-    for (int kind = 0; kind < 4; kind++)
-        check_case(c, kind);
+    for (int kind = 0; kind < KINDS; kind++) {
+        check_case(c, (case_kind)kind, false);
+        check_case(c, (case_kind)kind, true);
+    }
     if (!fake)
         return;
-    prompt_case k = draw_case(c, 0);
+    prompt_case k = draw_case(c, ADDED, false);
     check_choices(c, &k, fake);
     check_each_failure(c, &k, fake);
     check_late_failure(c, &k, fake);
