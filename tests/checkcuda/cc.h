@@ -54,6 +54,7 @@ void cc_check_blaslt(cc *c);
 void cc_check_prompt(cc *c);
 void cc_check_linear(cc *c);
 void cc_check_rows(cc *c);
+void cc_check_pick(cc *c);
 void cc_bench(void);
 
 #endif

@@ -177,4 +177,5 @@ void cc_bench(void) {
     ccb_limits();
     ccb_attention();
     ccb_products();
+    ccb_pick();
 }

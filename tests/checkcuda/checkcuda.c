@@ -100,6 +100,7 @@ int main(int argc, char **argv) {
     tnl_log_setup(TNL_LOG_ERROR, false); /* what is missing on purpose */
     for (int r = 0; r < c.rounds; r++) {
         cc_check_rows(&c);
+        cc_check_pick(&c);
         cc_check_linear(&c);
         cc_check_linattn(&c);
         cc_check_blaslt(&c);

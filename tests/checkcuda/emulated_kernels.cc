@@ -5,6 +5,7 @@
 #include "kernels/cuda/linear_few.cu"
 #include "kernels/cuda/linear_rows.cu"
 #include "kernels/cuda/linear_tiles.cu"
+#include "kernels/cuda/peaks_cuda.cu"
+#include "kernels/cuda/pick_cuda.cu"
 #include "kernels/cuda/prompt_rows.cu"
 #include "kernels/cuda/rows_cuda.cu"
-#include "kernels/cuda/peaks_cuda.cu"
