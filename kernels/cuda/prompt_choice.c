@@ -93,7 +93,7 @@ static void find_for_fewer(trial *t, kn_cuda_choice *c) {
     for (int64_t n = 1; n < c->slices; n++) {
         const int found = kn_lt_choices(t->product, n * KN_CUDA_SLICE_ROWS, list, TRIED_FOR_FEWER);
         for (int i = 0; i < found; i++)
-            if (agrees(t, &list[i], n)) {
+            if (memcmp(&list[i], &c->algos[n - 1], sizeof *list) == 0 || agrees(t, &list[i], n)) {
                 c->algos[n - 1] = list[i];
                 break;
             }

@@ -371,7 +371,7 @@ static void check_case(cc *c, case_kind kind, bool f8) {
             const layout some = random_step(c, (int)cc_between(c, 1, 9), !f8);
             check_step(c, &k, &some, all, own);
         }
-        if (kind == ADDED) {
+        if (kind == ADDED && !f8) {
             const layout many = random_step(c, MOST_RUNS, !f8);
             check_step(c, &k, &many, all, own);
         }
@@ -446,6 +446,25 @@ static void check_each_failure(cc *c, prompt_case *k, fake_lt_state *fake) {
     cc_expect(c, false, "calls that may fail: more than expected");
 }
 
+/* Fewer slices have an algorithm that was listed for them, if it has the bits of the others. */
+static void check_fewer(cc *c, prompt_case *k, fake_lt_state *fake) {
+    const layout one = {.n_pieces = 1, .piece = {0}};
+    float *all = NULL, *own = NULL;
+    for (long odd = 0; odd <= P; odd += P) {
+        fake->odd_rows = odd;
+        if (open_prompts(c, k, 3) && both_ways(c, k, &all, &own)) {
+            check_step(c, k, &one, all, own);
+            cc_expect(c, fake->used_for == (odd ? 3 * P : P),
+                      "one slice by what was listed for %ld", fake->used_for);
+        }
+        close_prompts(k);
+        free(all);
+        free(own);
+        all = own = NULL;
+    }
+    fake->odd_rows = 0;
+}
+
 /* Once an algorithm was chosen there is no other way. */
 static void check_late_failure(cc *c, prompt_case *k, fake_lt_state *fake) {
     tnl_error err = {0};
@@ -500,6 +519,7 @@ void cc_check_prompt(cc *c) {
     prompt_case k = draw_case(c, ADDED, false);
     check_choices(c, &k, fake);
     check_each_failure(c, &k, fake);
+    check_fewer(c, &k, fake);
     check_late_failure(c, &k, fake);
     check_memory(c, &k);
     free_case(&k);

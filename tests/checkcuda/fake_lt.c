@@ -147,13 +147,14 @@ static int fits(const object *desc, const object *a, const object *b, const obje
 int cublasLtMatmulAlgoGetHeuristic(void *lt, void *desc, void *a, void *b, void *c, void *d,
                                    void *pref, int room, kn_lt_choice *to, int *n) {
     const object *o = pref;
+    const uint64_t d_cols = d ? ((const object *)d)->cols : 0;
     *n = 0;
     if (!lt || c != d || !fits(desc, a, b, d) || may_fail() != KN_LT_OK)
         return REFUSED;
     if (o->memory < fake_lt.needs || fake_lt.offered == 0)
         return NOTHING_FITS;
     for (; *n < fake_lt.offered && *n < room; ++*n)
-        to[*n] = (kn_lt_choice){.algo.data = {(uint64_t)*n + 1}, .memory = fake_lt.needs};
+        to[*n] = (kn_lt_choice){.algo.data = {(uint64_t)*n + 1, d_cols}, .memory = fake_lt.needs};
     return KN_LT_OK;
 }
 
@@ -183,6 +184,8 @@ static float value_at(const object *o, const void *p, int64_t at) {
  * changes: none has the sum of the good ones. */
 static int64_t split_of(const kn_lt_algo *algo, int64_t inputs, int64_t rows, int64_t row) {
     const int number = (int)algo->data[0] - 1 - fake_lt.fit_first;
+    if (algo->data[1] == (uint64_t)fake_lt.odd_rows)
+        return inputs / 2;
     if (number >= 0 && number < fake_lt.by_rows)
         return rows > 128 ? inputs / 2 : inputs;
     if (number >= 0 && number < fake_lt.by_rows + fake_lt.by_place)
@@ -190,31 +193,40 @@ static int64_t split_of(const kn_lt_algo *algo, int64_t inputs, int64_t rows, in
     return inputs;
 }
 
+/* Inputs one after another, all columns of each: sums go over inputs, side by side. */
 static float *widen(const object *o, const void *p) {
     float *x = malloc(o->rows * o->cols * sizeof *x);
     for (uint64_t c = 0; x && c < o->cols; c++)
         for (uint64_t r = 0; r < o->rows; r++)
-            x[c * o->rows + r] = value_at(o, p, (int64_t)c * o->ld + (int64_t)r);
+            x[r * o->cols + c] = value_at(o, p, (int64_t)c * o->ld + (int64_t)r);
     return x;
+}
+
+/* sums[out] += inputs [from, to) of a row. */
+static void add_inputs(float *restrict sums, const float *restrict w, int64_t outs, const float *x,
+                       int64_t ldx, int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++)
+        for (int64_t out = 0; out < outs; out++)
+            sums[out] += w[i * outs + out] * x[i * ldx];
 }
 
 static int multiply(const object *A, const void *a, const object *B, const void *b, const object *D,
                     float *d, const kn_lt_algo *algo) {
     const int64_t inputs = (int64_t)A->rows, rows = (int64_t)D->cols, outs = (int64_t)D->rows;
-    float *w = widen(A, a), *x = widen(B, b);
-    for (int64_t row = 0; w && x && row < rows; row++)
-        for (int64_t out = 0; out < outs; out++) {
-            const int64_t at = split_of(algo, inputs, rows, row);
-            float sum = 0, other = 0;
-            for (int64_t i = 0; i < at; i++)
-                sum += w[out * inputs + i] * x[row * inputs + i];
-            for (int64_t i = at; i < inputs; i++)
-                other += w[out * inputs + i] * x[row * inputs + i];
-            d[row * D->ld + out] = sum + other;
-        }
-    const int st = w && x ? KN_LT_OK : NO_MEMORY;
+    float *w = widen(A, a), *x = widen(B, b), *other = malloc((size_t)outs * sizeof *other);
+    for (int64_t row = 0; w && x && other && row < rows; row++) {
+        const int64_t at = split_of(algo, inputs, rows, row);
+        memset(d + row * D->ld, 0, (size_t)outs * sizeof *d);
+        memset(other, 0, (size_t)outs * sizeof *other);
+        add_inputs(d + row * D->ld, w, outs, x + row, rows, 0, at);
+        add_inputs(other, w, outs, x + row, rows, at, inputs);
+        for (int64_t out = 0; out < outs; out++)
+            d[row * D->ld + out] += other[out];
+    }
+    const int st = w && x && other ? KN_LT_OK : NO_MEMORY;
     free(w);
     free(x);
+    free(other);
     return st;
 }
 
@@ -229,7 +241,7 @@ int cublasLtMatmul(void *lt, void *desc, const void *alpha, const void *a, void 
         *(const float *)beta != 0 || may_fail() != KN_LT_OK)
         return REFUSED;
     fake_lt.used = (int)algo->data[0] - 1;
-    fake_lt.products++;
+    fake_lt.used_for = (long)algo->data[1];
     if (fake_lt.refuses_rows > 0 && (int64_t)D->cols >= fake_lt.refuses_rows)
         return NOTHING_FITS;
     return multiply(A, a, B, b, D, d, algo);

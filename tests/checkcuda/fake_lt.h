@@ -11,11 +11,12 @@ typedef struct fake_lt_state {
     int fit_first;     /* of those that will do, the first; those before it split their sums */
     int by_rows;       /* after those, so many whose order of sums depends on the number of rows */
     int by_place;      /* and so many where it depends on the place of a row */
+    long odd_rows;     /* what is listed for so many has an order of sums of its own; 0: none */
     long refuses_rows; /* no algorithm multiplies so many rows or more; 0: all do */
     size_t needs;      /* memory that its algorithms work in */
     long live;         /* objects that have not been destroyed */
     int used;          /* the algorithm of the last product, counted from 0 */
-    long products;     /* so far */
+    long used_for;     /* the number of rows that it was listed for */
 } fake_lt_state;
 
 #endif
