@@ -66,7 +66,12 @@ static inline int64_t kn_q_groups(int64_t cols) {
     return (cols + KN_Q_GROUP - 1) / KN_Q_GROUP;
 }
 
-/* Inputs of a row with its filling. */
+/* Whether products with these weights are sums of integers: activations are quantised. */
+static inline bool kn_q_integer(kn_dtype t) {
+    return t == KN_Q8 || t == KN_Q4;
+}
+
+/* Inputs of a row of q8 or q4 with its filling. */
 static inline int64_t kn_q_padded(int64_t cols) {
     return (cols + KN_Q_UNIT - 1) / KN_Q_UNIT * KN_Q_UNIT;
 }

@@ -83,7 +83,7 @@ static tnl_status read_dtype(header *h, json_cursor *c, json_str name, mdl_tenso
         (mdl_json_str_is(word, "U8") && mdl_dtype_by_suffix(&f->dtype, name)))
         return TNL_OK;
     return bad(h, name, "dtype", &start,
-               "\"F32\", \"F16\" or \"BF16\", or \"U8\" for a name that ends with .q8 or .q4");
+               "\"F32\", \"F16\" or \"BF16\", or \"U8\" for a name that ends with .q8, .q4 or .f8");
 }
 
 static tnl_status read_tensor(header *h, json_cursor *c, json_str name, mdl_tensor_found *f) {

@@ -48,7 +48,7 @@ typedef struct mdl_spec {
     kn_dtype torch_dtype;  /* what config.json says the weights are; the tensors win */
     bool has_torch_dtype;
     bool quantized;  /* the folder holds packed matrices */
-    kn_dtype packed; /* then: the type of most of them, KN_Q8 or KN_Q4 */
+    kn_dtype packed; /* then: the type of most of them: KN_Q8, KN_Q4 or KN_F8 */
 } mdl_spec;
 
 /* Slope of head h of H (0-based), before the layer factor: the ALiBi series, also for head counts

@@ -16,8 +16,8 @@
 enum { MDL_MAX_RANK = 8 };
 
 /* Packed matrices (kernels/quant.h) are stored as bytes, dims [tiles][bytes of a tile], under a
- * name that ends with their type: "....l1.q8" instead of "....l1.weight". Then dtype is KN_Q8 or
- * KN_Q4. */
+ * name that ends with their type: "....l1.q8" instead of "....l1.weight". Then dtype is KN_Q8,
+ * KN_Q4 or KN_F8. */
 typedef struct mdl_tensor_view {
     const char *name;
     const char *file; /* base name of the file it lies in, for messages */

@@ -8,7 +8,8 @@
 #include "model/arch.h"
 #include "model/weights_memory.h"
 
-const char *const mdl_weight_mode_names[MDL_W_MODE_COUNT] = {"auto", "f32", "bf16", "q8", "q4"};
+const char *const mdl_weight_mode_names[MDL_W_MODE_COUNT] = {"auto", "f32", "bf16",
+                                                             "q8",   "q4",  "f8"};
 
 typedef struct block {
     struct block *next;

@@ -41,6 +41,7 @@ typedef enum mdl_weight_mode {
     MDL_W_BF16, /* f32 and f16 rounded to bf16 in memory */
     MDL_W_Q8,   /* packed in memory (kernels/quant.h), but for narrow matrices */
     MDL_W_Q4,
+    MDL_W_F8,
     MDL_W_MODE_COUNT
 } mdl_weight_mode;
 
@@ -65,8 +66,8 @@ tnl_status mdl_weights_bind(mdl_weights *out, const mdl_spec *spec, const mdl_te
                             mdl_weight_mode mode, mdl_progress_fn progress, void *progress_ctx,
                             tnl_error *err);
 
-/* Random weights of that shape in memory, for timing: dtype f32, bf16, q8 or q4, scaled so that
- * activations stay of order one. Deterministic in seed. */
+/* Random weights of that shape in memory, for timing: dtype f32, bf16, q8, q4 or f8, scaled so
+ * that activations stay of order one. Deterministic in seed. */
 tnl_status mdl_weights_random(mdl_weights *out, const mdl_spec *spec, kn_dtype dtype,
                               uint64_t seed, tnl_error *err);
 

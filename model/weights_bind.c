@@ -25,6 +25,8 @@ static kn_dtype kept_as(mdl_weight_mode mode, const mdl_tensor_view *v) {
         return mdl_packed_type(KN_Q8, v->dtype, v->dims[0], v->dims[1]);
     case MDL_W_Q4:
         return mdl_packed_type(KN_Q4, v->dtype, v->dims[0], v->dims[1]);
+    case MDL_W_F8:
+        return mdl_packed_type(KN_F8, v->dtype, v->dims[0], v->dims[1]);
     default:
         return v->dtype;
     }
@@ -32,7 +34,8 @@ static kn_dtype kept_as(mdl_weight_mode mode, const mdl_tensor_view *v) {
 
 /* A folder that is packed already is taken as it is. */
 static tnl_status check_mode(const binder *b) {
-    static const mdl_weight_mode of[KN_DTYPE_COUNT] = {[KN_Q8] = MDL_W_Q8, [KN_Q4] = MDL_W_Q4};
+    static const mdl_weight_mode of[KN_DTYPE_COUNT] = {
+        [KN_Q8] = MDL_W_Q8, [KN_Q4] = MDL_W_Q4, [KN_F8] = MDL_W_F8};
     if (!b->spec->quantized || b->mode == MDL_W_AUTO || b->mode == of[b->spec->packed])
         return TNL_OK;
     return tnl_fail(b->err, TNL_E_UNSUPPORTED,

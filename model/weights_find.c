@@ -36,11 +36,12 @@ static const char *files_label(const mdl_tensors *t) {
     return strcmp(first, last) == 0 ? first : "all shards";
 }
 
-/* The packed tensor of a matrix role: of the folder's type, or q8 among q4. */
+/* The packed tensor of a matrix role: of the folder's type, or q8 among q4. In an f8 folder all are
+ * f8. */
 static const mdl_tensor_view *find_packed(const mdl_finder *f, const mdl_role_row *row, int layer) {
     char name[MDL_ROLE_NAME];
-    for (int type = KN_Q8; f->spec->quantized && row->matrix && type <= (int)f->spec->packed;
-         type++) {
+    const int last = (int)f->spec->packed, first = last == KN_F8 ? KN_F8 : KN_Q8;
+    for (int type = first; f->spec->quantized && row->matrix && type <= last; type++) {
         mdl_role_name(name, row, layer, (kn_dtype)type);
         const mdl_tensor_view *v = mdl_tensors_find(f->t, name);
         if (v && v->dtype == (kn_dtype)type)

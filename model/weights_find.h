@@ -64,7 +64,7 @@ tnl_status mdl_pass_rows(mdl_pass *p, const mdl_tensor_view *v, int64_t first, i
 /* The same for all rows. */
 tnl_status mdl_pass_all(mdl_pass *p, const mdl_tensor_view *v, void *dst, kn_dtype to);
 
-/* The scales of a packed tensor of a matrix with `cols` inputs are finite. */
+/* The scales of a packed tensor of a matrix with `cols` inputs are finite, and f8 has no NaN. */
 tnl_status mdl_pass_packed(mdl_pass *p, const mdl_tensor_view *v, int64_t cols);
 
 /* What a plain matrix becomes when packing is asked for: `type`, or `stored` where that would not

@@ -62,10 +62,16 @@ static void fill_rows(void *ctx, int64_t begin, int64_t end, int worker) {
 
 /* ---- packed ---- */
 
-/* Codes are uniform in -127..127 (q8), or in -8..7 with factors of 4..7 and -8..-5 (q4); this is
- * the mean square of what d is multiplied with. */
+/* Codes are uniform in -127..127 (q8), in -8..7 with factors of 4..7 and -8..-5 (q4), or the
+ * nearest to what is uniform in -448..448 (f8); this is the mean square of what d is multiplied
+ * with. */
 static double code_power(kn_dtype t) {
-    return t == KN_Q8 ? 5461.0 : 21.5 * 37.5;
+    return t == KN_Q8 ? 5461.0 : t == KN_Q4 ? 21.5 * 37.5 : 448.0 * 448.0 / 3;
+}
+
+/* About f->scale: no two outputs have the same. */
+static float random_scale(const fill *f, int o, uint32_t row) {
+    return f->scale * (0.75f + 0.5f * (float)(noise((uint32_t)o, ~row) >> 8) * 0x1p-24f);
 }
 
 /* bytes of noise at p, four at a time. */
@@ -80,8 +86,7 @@ static void fill_group(unsigned char *group, const fill *f, int64_t g, uint32_t 
     const int64_t bytes = kn_q_group_bytes(f->dtype, g), subs = f->dtype == KN_Q4 ? 2 * g : 0;
     fill_bytes(group + KN_Q_SCALES, bytes - KN_Q_SCALES, row);
     for (int o = 0; o < KN_Q_OUTS; o++) {
-        float d = f->scale * (0.75f + 0.5f * (float)(noise((uint32_t)o, ~row) >> 8) * 0x1p-24f);
-        uint16_t h = tnl_bf16_from_f32(d);
+        uint16_t h = tnl_bf16_from_f32(random_scale(f, o, row));
         memcpy(group + 2 * o, &h, sizeof h);
     }
     for (unsigned char *p = group + KN_Q_SCALES; p < group + KN_Q_SCALES + subs; p++)
@@ -90,19 +95,36 @@ static void fill_group(unsigned char *group, const fill *f, int64_t g, uint32_t 
         *p |= *p == 0; /* 0 is not a code */
 }
 
+static void fill_f8_tile(unsigned char *codes, const fill *f, int64_t tile) {
+    for (int o = 0; o < KN_Q_OUTS; o++, codes += kn_f8_stride(f->cols)) {
+        uint32_t row = (uint32_t)tnl_splitmix(f->seed + (uint64_t)(tile * KN_Q_OUTS + o));
+        float d = random_scale(f, o, row);
+        for (int64_t i = 0; i < f->cols; i++)
+            codes[i] = tnl_e4m3_from_f32(uniform((uint32_t)i, row, TNL_E4M3_MOST * 0x1p-31f));
+        memcpy(codes + kn_f8_padded(f->cols), &d, sizeof d);
+    }
+}
+
+static void fill_groups(unsigned char *tile, const fill *f, int64_t t) {
+    for (int64_t at = 0; at < f->cols; at += KN_Q_GROUP) {
+        int64_t left = f->cols - at, g = kn_q_padded(left < KN_Q_GROUP ? left : KN_Q_GROUP);
+        fill_group(tile, f, g, (uint32_t)tnl_splitmix(f->seed + (uint64_t)(t << 24 | at)));
+        tile += kn_q_group_bytes(f->dtype, g);
+    }
+}
+
 static void fill_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
     const fill *f = ctx;
     const int64_t bytes = kn_q_tile_bytes(f->dtype, f->cols);
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        unsigned char *tile = (unsigned char *)f->data + t * bytes, *group = tile;
+        unsigned char *tile = (unsigned char *)f->data + t * bytes;
         int64_t outs = f->rows - t * KN_Q_OUTS;
-        for (int64_t at = 0; at < f->cols; at += KN_Q_GROUP) {
-            int64_t left = f->cols - at, g = kn_q_padded(left < KN_Q_GROUP ? left : KN_Q_GROUP);
-            fill_group(group, f, g, (uint32_t)tnl_splitmix(f->seed + (uint64_t)(t << 24 | at)));
-            group += kn_q_group_bytes(f->dtype, g);
-        }
-        if (outs < KN_Q_OUTS || f->cols % KN_Q_UNIT)
+        if (f->dtype == KN_F8)
+            fill_f8_tile(tile, f, t);
+        else
+            fill_groups(tile, f, t);
+        if (outs < KN_Q_OUTS || f->cols % KN_Q_UNIT || f->dtype == KN_F8)
             kn_q_clear_filling(tile, f->dtype, outs < KN_Q_OUTS ? outs : KN_Q_OUTS, f->cols);
     }
 }
@@ -201,7 +223,8 @@ static tnl_status check_memory(maker *m) {
 static tnl_status make_all(maker *m) {
     if (m->dtype == KN_F16 || m->spec->quantized)
         return tnl_fail(m->err, TNL_E_USAGE,
-                        "random weights: found %s, expected a plain shape and f32, bf16, q8 or q4",
+                        "random weights: found %s, expected a plain shape and f32, bf16, q8, q4 "
+                        "or f8",
                         m->spec->quantized ? "quantization_config" : kn_dtypes[m->dtype].name);
     TNL_TRY(check_memory(m));
     TNL_TRY(mdl_weights_begin(m->w, m->spec, m->err));

@@ -14,7 +14,7 @@ typedef struct mdl_write {
     const mdl_spec *spec;
     const mdl_tensors *tensors; /* the source: plain tensors, read part by part; or NULL and */
     const mdl_weights *weights; /* weights in memory */
-    kn_dtype type;              /* KN_Q8 or KN_Q4; narrow matrices stay as they are */
+    kn_dtype type;              /* KN_Q8, KN_Q4 or KN_F8; narrow matrices stay as they are */
     int threads;                /* 0: one per processor */
     uint64_t shard_bytes;       /* a file ends before the tensor that would exceed this */
     mdl_progress_fn progress;   /* NULL allowed */

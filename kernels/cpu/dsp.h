@@ -8,7 +8,7 @@
  *   step order  one accumulator per output, i ascending, one fma a step.
  * avx2 and avx512 follow it to the bit. ref is the oracle: sums in double (lane order) or one
  * rounded step after the other (step order), so it keeps the promise too, with other bits. Products
- * of packed weights are integers within a group: there all bodies, ref too, give the same bits.
+ * of q8 and q4 weights are integers within a group: there all bodies, ref too, give the same bits.
  *
  * Pointers may be unaligned. Sizes are >= 1 unless said otherwise. No function reads or writes
  * beyond the elements named in its shapes. The floating-point environment is the default one on
@@ -28,6 +28,9 @@
 #define KN_FEW_ROWS 6
 #define KN_PANEL_OUTS 40
 
+/* What dot_few and dot_many take an e4m3 code for: its value as an f16 of the same bits. */
+#define KN_F8_DOT 0x1p-8f
+
 /* Rows of activations, in blocks of inputs: element (r, i) lies at
  * x[i / block * next + r * ld + i % block]. A few rows of one block stay in the first-level cache
  * while the weights pass by. */
@@ -43,14 +46,15 @@ typedef struct kn_dsp {
     void (*widen[KN_PLAIN_COUNT])(float *dst, const void *src, int64_t n, float scale);
 
     /* y[r][o] = sum over i of x[r][i] w[o][i], lane order; rows <= KN_FEW_ROWS; w [n_out][n_in]
-     * as stored. Reads w once, front to back: the kernel for when memory is the limit. */
-    void (*dot_few[KN_PLAIN_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
+     * as stored: of f8 the codes alone, KN_F8_DOT of their values. Not for q8 and q4. Reads w once,
+     * front to back: the kernel for when memory is the limit. */
+    void (*dot_few[KN_DTYPE_COUNT])(float *y, int64_t ldy, const float *x, int64_t ldx,
                                     int64_t rows, const void *w, int64_t n_out, int64_t n_in);
 
     /* The same sums, same bits, for any number of rows, row0.. of x; n_out <= KN_PANEL_OUTS. For
      * when multiply-adds are the limit: w stays in the second-level cache while the rows pass over
      * it. Meanwhile asks memory for next_bytes at next (the next panel of weights; may be 0). */
-    void (*dot_many[KN_PLAIN_COUNT])(float *y, int64_t ldy, const kn_xrows *x, int64_t row0,
+    void (*dot_many[KN_DTYPE_COUNT])(float *y, int64_t ldy, const kn_xrows *x, int64_t row0,
                                      int64_t rows, const void *w, int64_t n_out, int64_t n_in,
                                      const void *next, int64_t next_bytes);
 
@@ -61,11 +65,11 @@ typedef struct kn_dsp {
      * q zero, so that the outputs are NaN and the request ends. */
     void (*quant_row)(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n);
 
-    /* y[r][o] = dot products of rows row0.. of x with the 64 outputs of a packed tile, any number
-     * of rows; y [rows][64], 64-byte aligned. Per group, ascending: y = fma(dot, d s, y) with d s
-     * rounded to f32, starting at zero. Asks memory for what follows the tile. */
-    void (*qdot[KN_DTYPE_COUNT - KN_PLAIN_COUNT])(float *y, const kn_qrows *x, int64_t row0,
-                                                  int64_t rows, const void *tile, int64_t cols);
+    /* y[r][o] = dot products of rows row0.. of x with the 64 outputs of a tile of q8 or q4, any
+     * number of rows; y [rows][64], 64-byte aligned. Per group, ascending: y = fma(dot, d s, y)
+     * with d s rounded to f32, starting at zero. Asks memory for what follows the tile. */
+    void (*qdot[KN_DTYPE_COUNT])(float *y, const kn_qrows *x, int64_t row0, int64_t rows,
+                                 const void *tile, int64_t cols);
 
     /* c[r][j] = (add ? c[r][j] : 0) + sum over i of a[r a_row + i a_col] b[i][j], step order;
      * r < rows, i < n, j < cols. n may be 0. */

@@ -6,6 +6,10 @@
 #include "kernels/base/half.h"
 #include "kernels/cpu/dsp.h"
 
+static const char *weight_row(const void *w, kn_dtype t, int64_t n_in, int64_t o) {
+    return (const char *)w + o * (t == KN_F8 ? kn_f8_stride(n_in) : n_in * kn_dtypes[t].elem_bytes);
+}
+
 static float load_f32(const void *p, int64_t i) {
     float f;
     memcpy(&f, (const char *)p + 4 * i, sizeof f);
@@ -24,22 +28,32 @@ static float load_bf16(const void *p, int64_t i) {
     return tnl_f32_from_bf16(h);
 }
 
+static float load_f8(const void *p, int64_t i) {
+    return tnl_f32_from_e4m3(((const uint8_t *)p)[i]) * KN_F8_DOT;
+}
+
 static float x_at(const kn_xrows *x, int64_t r, int64_t i) {
     return x->x[i / x->block * x->next + r * x->ld + i % x->block];
 }
 
-#define WIDEN_AND_DOT(T)                                                                           \
+#define WIDEN(T)                                                                                   \
     static void widen_##T##_ref(float *dst, const void *src, int64_t n, float scale) {             \
         for (int64_t i = 0; i < n; i++)                                                            \
             dst[i] = load_##T(src, i) * scale;                                                     \
-    }                                                                                              \
+    }
+WIDEN(f32)
+WIDEN(f16)
+WIDEN(bf16)
+
+#define DOT(T, type)                                                                               \
     static void dot_few_##T##_ref(float *y, int64_t ldy, const float *x, int64_t ldx,              \
                                   int64_t rows, const void *w, int64_t n_out, int64_t n_in) {      \
         for (int64_t r = 0; r < rows; r++)                                                         \
             for (int64_t o = 0; o < n_out; o++) {                                                  \
                 double sum = 0;                                                                    \
                 for (int64_t i = 0; i < n_in; i++)                                                 \
-                    sum += (double)x[r * ldx + i] * (double)load_##T(w, o * n_in + i);             \
+                    sum += (double)x[r * ldx + i] *                                                \
+                           (double)load_##T(weight_row(w, type, n_in, o), i);                      \
                 y[r * ldy + o] = (float)sum;                                                       \
             }                                                                                      \
     }                                                                                              \
@@ -52,13 +66,15 @@ static float x_at(const kn_xrows *x, int64_t r, int64_t i) {
             for (int64_t o = 0; o < n_out; o++) {                                                  \
                 double sum = 0;                                                                    \
                 for (int64_t i = 0; i < n_in; i++)                                                 \
-                    sum += (double)x_at(x, row0 + r, i) * (double)load_##T(w, o * n_in + i);       \
+                    sum += (double)x_at(x, row0 + r, i) *                                          \
+                           (double)load_##T(weight_row(w, type, n_in, o), i);                      \
                 y[r * ldy + o] = (float)sum;                                                       \
             }                                                                                      \
     }
-WIDEN_AND_DOT(f32)
-WIDEN_AND_DOT(f16)
-WIDEN_AND_DOT(bf16)
+DOT(f32, KN_F32)
+DOT(f16, KN_F16)
+DOT(bf16, KN_BF16)
+DOT(f8, KN_F8)
 
 static void quant_row_ref(int8_t *q, float *scale, int32_t *sum, const float *x, int64_t n) {
     memset(q, 0, (size_t)kn_q_padded(n));
@@ -247,10 +263,16 @@ static bool all_finite_ref(const float *x, int64_t n) {
 void kn_dsp_fill_ref(kn_dsp *d) {
     *d = (kn_dsp){
         .widen = {widen_f32_ref, widen_f16_ref, widen_bf16_ref},
-        .dot_few = {dot_few_f32_ref, dot_few_f16_ref, dot_few_bf16_ref},
-        .dot_many = {dot_many_f32_ref, dot_many_f16_ref, dot_many_bf16_ref},
+        .dot_few = {[KN_F32] = dot_few_f32_ref,
+                    [KN_F16] = dot_few_f16_ref,
+                    [KN_BF16] = dot_few_bf16_ref,
+                    [KN_F8] = dot_few_f8_ref},
+        .dot_many = {[KN_F32] = dot_many_f32_ref,
+                     [KN_F16] = dot_many_f16_ref,
+                     [KN_BF16] = dot_many_bf16_ref,
+                     [KN_F8] = dot_many_f8_ref},
         .quant_row = quant_row_ref,
-        .qdot = {qdot_q8_ref, qdot_q4_ref},
+        .qdot = {[KN_Q8] = qdot_q8_ref, [KN_Q4] = qdot_q4_ref},
         .outer = outer_ref,
         .fold_slow = fold_slow_ref,
         .fold_fast = fold_fast_ref,

@@ -93,7 +93,7 @@ static void make_rows(linear_job *j) {
     int64_t cols = p->w->cols, grain = kn_cpu_row_grain(cols);
     j->spare = p->work;
     float *rows = (float *)((char *)p->work + spare_bytes(&j->c->base, p->n, cols));
-    if (p->w->dtype >= KN_PLAIN_COUNT) {
+    if (kn_q_integer(p->w->dtype)) {
         j->q = kn_qrows_at(rows, p->n, cols);
         tnl_pool_run(j->c->pool, p->n, grain, packed_rows, j);
     } else if (p->n > KN_LINEAR_FEW) {
@@ -117,7 +117,7 @@ void kn_cpu_linear(kn_backend *be, const kn_linear *p) {
            (p->w2->dtype == p->w->dtype && p->w2->rows == p->w->rows && p->w2->cols == p->w->cols));
     assert(p->act != KN_ACT_EXP || (p->epi == KN_STORE && !p->w2));
     make_rows(&j);
-    if (p->w->dtype >= KN_PLAIN_COUNT)
+    if (kn_q_integer(p->w->dtype))
         kn_linear_packed(&j);
     else
         kn_linear_plain(&j);

@@ -1,21 +1,22 @@
 /* What the two ways of computing a linear operation share: linear_plain_cpu.c multiplies rows of
- * f32 with row-major weights, linear_packed_cpu.c quantised rows with packed tiles. */
+ * f32 with row-major weights, f8 among them; linear_packed_cpu.c quantised rows with tiles of q8
+ * and q4. */
 #ifndef TNL_KERNELS_CPU_LINEAR_JOB_H
 #define TNL_KERNELS_CPU_LINEAR_JOB_H
 
 #include "kernels/cpu/cpu_ops.h"
 
-/* Up to this many rows, plain weights are best streamed once. */
+/* Up to this many rows, row-major weights are best streamed once. */
 #define KN_LINEAR_FEW 6
 
 typedef struct linear_job {
     kn_cpu *c;
     const kn_linear *p;
     /* the input rows, in one of three forms */
-    const float *a; /* [N][lda] f32, for the few-row path of plain weights */
+    const float *a; /* [N][lda] f32, for the few-row path of row-major weights */
     int64_t lda;
-    kn_xrows x;   /* [N] f32 in blocks, for the many-row path of plain weights */
-    kn_qrows q;   /* [N] quantised, for packed weights */
+    kn_xrows x;   /* [N] f32 in blocks, for their many-row path */
+    kn_qrows q;   /* [N] quantised, for q8 and q4 */
     float *spare; /* [min(N, threads)][cols] a row that is on its way to x or q */
     int64_t panel_outs, panels, block_rows; /* of the plain paths */
 } linear_job;

@@ -1,5 +1,5 @@
-/* Products with packed weights. An item is a tile of 64 outputs for all rows, or, when there are
- * too few tiles to go round, for a block of rows. */
+/* Products with weights of q8 and q4. An item is a tile of 64 outputs for all rows, or, when there
+ * are too few tiles to go round, for a block of rows. */
 #include "kernels/cpu/linear_job.h"
 
 #define CHUNK_BYTES (64 << 10) /* weights a thread takes at a time */
@@ -18,7 +18,7 @@ static int64_t even_block(int64_t left) {
  * memory, and the few-row products keep their streams. */
 static void one_tile(const linear_job *j, int64_t tile, int64_t r, int64_t r_end, float *scratch) {
     const kn_linear *p = j->p;
-    const int fn = (int)p->w->dtype - KN_PLAIN_COUNT, matrices = p->w2 ? 2 : 1;
+    const int fn = (int)p->w->dtype, matrices = p->w2 ? 2 : 1;
     const kn_tensor *w[2] = {p->w, p->w2};
     float *t[2] = {scratch, p->w2 ? scratch + KN_CPU_TILE_ROWS * KN_Q_OUTS : NULL};
     int64_t o = tile * KN_Q_OUTS, outs = kn_min64(KN_Q_OUTS, p->w->rows - o);

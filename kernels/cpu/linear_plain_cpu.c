@@ -3,19 +3,35 @@
  *   many rows  a panel of outputs stays in the second-level cache while a block of rows passes
  *              over it; multiply-adds are the limit, and the next panel is fetched meanwhile
  * Both read the weights as stored and widen them in registers: a 16-bit panel costs half the cache
- * and half its bandwidth, which is worth more than the conversions it repeats. Work is split over
- * outputs and rows, never over a sum. */
+ * and half its bandwidth, which is worth more than the conversions it repeats. A row of f8 is
+ * summed over its codes and scaled at the end. Work is split over outputs and rows, never over a
+ * sum. */
 #include <stddef.h>
 
 #include "kernels/cpu/linear_job.h"
 
-#define FEW_OUTS 64                /* outputs of one tile of the few-row path */
+#define FEW_OUTS 64 /* outputs of one tile of the few-row path, at least KN_PANEL_OUTS */
 #define FEW_CHUNK_BYTES (96 << 10) /* weights a thread takes at a time */
 #define TILE_ROWS 48               /* rows of one tile of the many-row path */
 #define BLOCK_BYTES (3 << 20)      /* rows of x that pass over all panels before the next ones do */
 
 static const char *weight_row(const kn_tensor *w, int64_t o) {
-    return (const char *)w->data + o * w->cols * kn_dtypes[w->dtype].elem_bytes;
+    const int64_t bytes =
+        w->dtype == KN_F8 ? kn_f8_stride(w->cols) : w->cols * kn_dtypes[w->dtype].elem_bytes;
+    return (const char *)w->data + o * bytes;
+}
+
+/* Sums over the codes of f8, times the scales of outputs o0... */
+static void scale_sums(const kn_tensor *w, float *t, int64_t ld, int64_t rows, int64_t o0,
+                       int64_t outs) {
+    float d[FEW_OUTS];
+    if (w->dtype != KN_F8)
+        return;
+    for (int64_t o = 0; o < outs; o++)
+        d[o] = kn_f8_scale(weight_row(w, o0 + o), w->cols) / KN_F8_DOT;
+    for (int64_t r = 0; r < rows; r++, t += ld)
+        for (int64_t o = 0; o < outs; o++)
+            t[o] *= d[o];
 }
 
 /* Items are single outputs. Of two matrices, odd tiles take the second one first: two tiles in a
@@ -35,6 +51,7 @@ static void few_rows(void *ctx, int64_t begin, int64_t end, int worker) {
                 int k = (i + (int)(o / j->panel_outs)) % matrices;
                 j->c->dsp.dot_few[w[k]->dtype](tile[k], FEW_OUTS, j->a + r * j->lda, j->lda, rows,
                                                weight_row(w[k], o), outs, w[k]->cols);
+                scale_sums(w[k], tile[k], FEW_OUTS, rows, o, outs);
             }
             kn_linear_finish(j, tile[0], p->w2 ? tile[1] : NULL, FEW_OUTS, r, rows, o, outs);
         }
@@ -64,6 +81,7 @@ static void one_panel(const linear_job *j, int64_t panel, int64_t r, int64_t r_e
             j->c->dsp.dot_many[w->dtype](k ? tile2 : tile, KN_PANEL_OUTS, &j->x, r, rows,
                                          weight_row(w, o), outs, w->cols, next,
                                          first ? next_bytes : 0);
+            scale_sums(w, k ? tile2 : tile, KN_PANEL_OUTS, rows, o, outs);
         }
         kn_linear_finish(j, tile, tile2, KN_PANEL_OUTS, r, rows, o, outs);
     }

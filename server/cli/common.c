@@ -8,7 +8,7 @@
 #include "server/cli/cli.h"
 #include "server/cli/progress.h"
 
-const char *const cli_weight_names[] = {"auto", "f32", "bf16", "q8", "q4", NULL};
+const char *const cli_weight_names[] = {"auto", "f32", "bf16", "q8", "q4", "f8", NULL};
 const char *const cli_load_names[] = {"map", "read", NULL};
 
 int cli_report(const cli_spec *spec, tnl_status status, const tnl_error *err) {

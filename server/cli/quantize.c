@@ -24,8 +24,8 @@ typedef struct settings {
     uint64_t seed;
 } settings;
 
-static const char *const type_names[] = {"q8", "q4", NULL};
-static const kn_dtype types[] = {KN_Q8, KN_Q4};
+static const char *const type_names[] = {"q8", "q4", "f8", NULL};
+static const kn_dtype types[] = {KN_Q8, KN_Q4, KN_F8};
 
 #define AT(field) .offset = offsetof(settings, field)
 
@@ -35,7 +35,7 @@ static const cli_opt rows[] = {
      AT(type),
      .choices = type_names,
      .dflt = "q8",
-     .help = "q8: 8.1 bits a weight; q4: 4.4 bits"},
+     .help = "q8: 8.1 bits a weight; q4: 4.4 bits; f8: 8-bit floats, for GPUs"},
     {.flag = "shard-mb",
      .type = CLI_INT,
      AT(shard_mb),
@@ -68,7 +68,7 @@ static const cli_spec spec = {
     .args = "SRC DST",
     .about =
         "Write the model folder SRC to the new folder DST with its matrices as 8-bit or 4-bit\n"
-        "integers. DST loads at once: its files hold what the kernels read.",
+        "integers, or 8-bit floats. DST loads at once: its files hold what the kernels read.",
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
     .min_args = 1,

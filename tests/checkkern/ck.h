@@ -69,7 +69,7 @@ void ck_buffers_done(ck *k, const char *what);
 float ck_weight(const kn_tensor *w, int64_t row, int64_t col);
 float *ck_weights_f32(const kn_tensor *w); /* [rows][cols], to be freed */
 
-/* Packed formats, read by the letter of quant.h: a weight is *d times the integer. */
+/* q8 and q4, read by the letter of quant.h: a weight is *d times the integer. */
 kn_tensor ck_packed(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size);
 int ck_packed_weight(const kn_tensor *w, int64_t row, int64_t col, float *d);
 /* One row of inputs quantised with scalar arithmetic; q [kn_q_padded(n)]. */
@@ -84,6 +84,11 @@ void ck_ints_free(ck_ints *u);
 /* Its products with a quantised row, y [rows]. */
 void ck_packed_dots(float *y, const kn_tensor *w, const ck_ints *u, const int8_t *q,
                     const float *scale);
+
+/* f8, by the letter of quant.h too: the value of a code, the scale of its row. */
+kn_tensor ck_f8(ck *k, int64_t rows, int64_t cols, double size);
+float ck_f8_value(const kn_tensor *w, int64_t row, int64_t col);
+float ck_f8_scale(const kn_tensor *w, int64_t row);
 
 /* Comparisons; each counts as one case and reports its first difference. */
 typedef struct ck_tol {

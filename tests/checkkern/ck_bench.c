@@ -107,7 +107,7 @@ static void linear_lines(ck *k, bench_limits *l, linear_bench *b) {
         bench_line(k, l, "linear", shape,
                    &(bench_work){linear_once, b, (double)b->w_bytes,
                                  2.0 * (double)b->outs * (double)b->ins * (double)b->n,
-                                 b->t < KN_PLAIN_COUNT ? KN_LIMIT_FP32 : KN_LIMIT_INT8});
+                                 kn_q_integer(b->t) ? KN_LIMIT_INT8 : KN_LIMIT_FP32});
     }
 }
 

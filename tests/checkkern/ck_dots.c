@@ -15,7 +15,7 @@ typedef struct dot_case {
     ck_fill fill;
     const float *x;
     kn_tensor w;
-    const float *panel; /* w widened, [outs][n] */
+    const float *panel; /* w widened, [outs][n]; of f8 the codes, in 256ths */
     char what[200];
 } dot_case;
 
@@ -29,14 +29,16 @@ static dot_case draw_dot(ck *k) {
     c.n = odd_size(k);
     c.ldx = c.n + ck_between(k, 0, 5);
     c.ldy = c.outs + ck_between(k, 0, 5);
-    c.t = (kn_dtype)ck_between(k, 0, KN_PLAIN_COUNT - 1);
+    c.t = (kn_dtype)ck_between(k, 0, KN_PLAIN_COUNT);
+    c.t = c.t == KN_PLAIN_COUNT ? KN_F8 : c.t;
     c.fill = (ck_fill)ck_between(k, 0, CK_FILLS - 1);
     c.x = ck_filled(k, c.fill, c.rows, c.n, c.ldx);
     c.w = ck_weights(k, c.t, c.outs, c.n, 0.05);
     float *panel = ck_f32(k, c.outs, c.n, c.n);
     for (int64_t o = 0; o < c.outs; o++)
         for (int64_t i = 0; i < c.n; i++)
-            panel[o * c.n + i] = ck_weight(&c.w, o, i);
+            panel[o * c.n + i] =
+                c.t == KN_F8 ? ck_f8_value(&c.w, o, i) / 256 : ck_weight(&c.w, o, i);
     c.panel = panel;
     snprintf(c.what, sizeof c.what, "rows=%d outs=%d n=%d ldx=%d %s %s", (int)c.rows, (int)c.outs,
              (int)c.n, (int)c.ldx, kn_dtypes[c.t].name, ck_fill_name(c.fill));
@@ -90,6 +92,8 @@ static kn_xrows draw_blocks(ck *k, const dot_case *c) {
 
 static void check_dot_case(ck *k) {
     dot_case c = draw_dot(k);
+    uint64_t w_bytes = 0;
+    kn_dtype_matrix_bytes(&w_bytes, c.t, (uint64_t)c.outs, (uint64_t)c.n);
     const kn_xrows x = draw_blocks(k, &c);
     float *first = NULL;
     ck_freeze(k);
@@ -101,7 +105,7 @@ static void check_dot_case(ck *k) {
         float *few = ck_f32(k, c.rows, c.outs, c.ldy), *many = ck_f32(k, c.rows, c.outs, c.ldy);
         run_few(&d, &c, few);
         d.dot_many[c.t](many, c.ldy, &x, 0, c.rows, c.w.data, c.outs, c.n, c.w.data,
-                        c.rows % 2 ? c.outs * c.n * kn_dtypes[c.t].elem_bytes : 0);
+                        c.rows % 2 ? (int64_t)w_bytes : 0);
         check_against_oracle(k, &c, few, "dot_few");
         ck_same_rows(k, c.what, many, few, c.rows, c.outs, c.ldy);
         if (strcmp(d.isa, "ref") != 0) {

@@ -158,7 +158,7 @@ static parts open_parts(const linear_case *c) {
     s.q = must(malloc(ins));
     s.scale = must(malloc(ins * 4));
     s.sum = must(malloc(ins * 4));
-    for (int i = 0; i < 2 && c->p.w->dtype >= KN_PLAIN_COUNT; i++)
+    for (int i = 0; i < 2 && kn_q_integer(c->p.w->dtype); i++)
         if (c->w[i].data)
             s.ints[i] = ck_unpack(&c->w[i]);
     return s;
@@ -190,8 +190,10 @@ static void product_row(const kn_dsp *d, const linear_case *c, parts *s, int whi
     const kn_tensor *w = &c->w[which];
     const float *bias = which ? c->p.bias2 : c->p.bias;
     float *t = s->t[which];
-    if (w->dtype < KN_PLAIN_COUNT) {
+    if (!kn_q_integer(w->dtype)) {
         d->dot_few[w->dtype](t, c->outs, s->a, c->ins, 1, w->data, c->outs, c->ins);
+        for (int64_t o = 0; w->dtype == KN_F8 && o < c->outs; o++)
+            t[o] *= 256 * ck_f8_scale(w, o);
     } else {
         ck_quantise(s->q, s->scale, s->sum, s->a, c->ins);
         ck_packed_dots(t, w, &s->ints[which], s->q, s->scale);
@@ -270,7 +272,7 @@ static void bounded_row(const linear_case *c, int64_t r, bounded *a) {
         a[i].v *= m;
         a[i].e = a[i].e * fabs(m) + ULP * fabs(a[i].v) + 1e-45;
     }
-    if (c->p.w->dtype < KN_PLAIN_COUNT)
+    if (!kn_q_integer(c->p.w->dtype))
         return;
     for (int64_t g = 0; g < c->ins; g += 128) { /* half a step of the group */
         double top = 0;
@@ -292,6 +294,8 @@ static bounded bounded_dot(const linear_case *c, const bounded *a, const float *
         off += fabs(f) * a[i].e;
     }
     off += (size + off) * ULP * (6 + (double)c->ins / 16) + 1e-43;
+    if (c->p.w->dtype == KN_F8) /* sums are 256ths before the scale, at most 20, comes */
+        off += 256 * 20 * 1e-43;
     if (bias)
         sum += (double)bias[o];
     return (bounded){sum, off + 2 * ULP * fabs(sum)};

@@ -39,6 +39,55 @@ int ck_packed_weight(const kn_tensor *w, int64_t row, int64_t col, float *d) {
     return (sub >= 8 ? sub - 16 : sub) * (code - 8);
 }
 
+/* Bytes from one row of f8 to the next: codes, the scale, zeros. */
+static int64_t f8_stride(int64_t cols) {
+    return (cols + 15) / 16 * 16 + 16;
+}
+
+float ck_f8_value(const kn_tensor *w, int64_t row, int64_t col) {
+    int c = ((const unsigned char *)w->data)[row * f8_stride(w->cols) + col];
+    double v = c >> 3 & 15 ? ldexp(8 + (c & 7), (c >> 3 & 15) - 10) : ldexp(c & 7, -9);
+    return (float)(c & 0x80 ? -v : v);
+}
+
+float ck_f8_scale(const kn_tensor *w, int64_t row) {
+    float d;
+    const int64_t stride = f8_stride(w->cols);
+    memcpy(&d, (const unsigned char *)w->data + (row + 1) * stride - 16, sizeof d);
+    return d;
+}
+
+/* Codes of a row: of every size, the smallest, the largest of both signs, or about normal. */
+static unsigned char draw_f8(ck *k, int how) {
+    unsigned sign = ck_between(k, 0, 1) ? 0x80 : 0;
+    switch (how) {
+    case 0:
+        return (unsigned char)(sign | (unsigned)ck_between(k, 0, 0x7E));
+    case 1:
+        return (unsigned char)(sign | (unsigned)ck_between(k, 0, 9));
+    case 2:
+        return (unsigned char)(sign | 0x7E);
+    default:
+        return tnl_e4m3_from_f32((float)(200 * (ck_uniform(k) + ck_uniform(k) - 1)));
+    }
+}
+
+kn_tensor ck_f8(ck *k, int64_t rows, int64_t cols, double size) {
+    static const double largest[] = {448, 0.02, 448, 200};
+    const int64_t stride = f8_stride(cols), bytes = (rows + 63) / 64 * 64 * stride;
+    unsigned char *p = ck_matrix(k, 1, bytes / 64, bytes / 64, 64);
+    kn_tensor w = {p, KN_F8, rows, cols};
+    memset(p, 0, (size_t)bytes);
+    for (int64_t o = 0; o < (rows + 63) / 64 * 64; o++, p += stride) {
+        int how = (int)ck_between(k, 0, 3);
+        float d = o < rows ? (float)(4 * size / largest[how] * (0.5 + ck_uniform(k))) : 1;
+        for (int64_t i = 0; o < rows && i < cols; i++)
+            p[i] = draw_f8(k, how);
+        memcpy(p + stride - 16, &d, sizeof d);
+    }
+    return w;
+}
+
 /* How the integers of a matrix are drawn. */
 enum { ANY, LEAST, GREATEST, EXTREMES, DRAWS };
 
@@ -276,7 +325,7 @@ static void check_qdot_isa(ck *k, const qdot_case *c, const float *want) {
     if (kn_dsp_init(&d, k->isa, NULL) != TNL_OK)
         return;
     float *y = ck_matrix(k, 1, c->n * 4, c->n * 4, 64);
-    d.qdot[c->w.dtype - KN_PLAIN_COUNT](y, &c->x, c->row0, c->n, c->w.data, c->cols);
+    d.qdot[c->w.dtype](y, &c->x, c->row0, c->n, c->w.data, c->cols);
     ck_same_rows(k, c->what, y, want, c->n, 64, 64);
 }
 
@@ -307,8 +356,9 @@ static void check_qdot_case(ck *k) {
 /* ---- rows of the formats as f32 ---- */
 
 static void check_unpack(ck *k) {
-    kn_tensor w = ck_packed(k, ck_between(k, 0, 1) ? KN_Q8 : KN_Q4, ck_between(k, 1, 150),
-                            ck_between(k, 1, 400), 1);
+    static const kn_dtype types[] = {KN_Q8, KN_Q4, KN_F8};
+    const int64_t rows = ck_between(k, 1, 150), cols = ck_between(k, 1, 400);
+    kn_tensor w = ck_weights(k, types[ck_between(k, 0, 2)], rows, cols, 1);
     float *want = ck_weights_f32(&w);
     for (int64_t r = 0; r < w.rows; r++) {
         float *got = ck_f32(k, 1, w.cols, w.cols);
@@ -330,6 +380,6 @@ void ck_check_packed(ck *k) {
             check_qdot_case(k);
     k->isa = NULL;
     if (ck_section(k, "unpack"))
-        for (int i = 0; i < 10; i++)
+        for (int i = 0; i < 15; i++)
             check_unpack(k);
 }

@@ -187,10 +187,10 @@ static void check_rungs(ck *k) {
     for (int i = 0; i < n; i++)
         ck_expect(k, find_isa(&d, names[i]) && !strcmp(d.isa, names[i]), names[i]);
     if (find_isa(&d, "avx512") && find_isa(&e, "avx2")) /* needs no AVX-VNNI, so has none */
-        ck_expect(k, d.qdot[0] == e.qdot[0] && d.dot_many[0] != e.dot_many[0],
+        ck_expect(k, d.qdot[KN_Q8] == e.qdot[KN_Q8] && d.dot_many[0] != e.dot_many[0],
                   "avx512 without VNNI takes the packed products of avx2");
     if (find_isa(&d, "avxvnni") && find_isa(&e, "avx2"))
-        ck_expect(k, d.qdot[0] != e.qdot[0] && d.quant_row == e.quant_row,
+        ck_expect(k, d.qdot[KN_Q8] != e.qdot[KN_Q8] && d.quant_row == e.quant_row,
                   "avxvnni has packed products of its own");
 }
 

@@ -79,6 +79,8 @@ static uint16_t f16_from_f32(float f) {
 }
 
 kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size) {
+    if (t == KN_F8)
+        return ck_f8(k, rows, cols, size);
     if (t >= KN_PLAIN_COUNT)
         return ck_packed(k, t, rows, cols, size);
     int64_t elem = kn_dtypes[t].elem_bytes;
@@ -96,6 +98,8 @@ kn_tensor ck_weights(ck *k, kn_dtype t, int64_t rows, int64_t cols, double size)
 
 float ck_weight(const kn_tensor *w, int64_t row, int64_t col) {
     float d;
+    if (w->dtype == KN_F8)
+        return ck_f8_scale(w, row) * ck_f8_value(w, row, col);
     if (w->dtype >= KN_PLAIN_COUNT) {
         int code = ck_packed_weight(w, row, col, &d);
         return d * (float)code;

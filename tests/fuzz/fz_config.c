@@ -24,7 +24,7 @@ static void check(const mdl_spec *s) {
     FUZZ_CHECK(s->bos_id >= -1 && s->bos_id < s->vocab);
     FUZZ_CHECK(s->eos_id >= -1 && s->eos_id < s->vocab);
     FUZZ_CHECK(s->pad_id >= -1 && s->pad_id < s->vocab);
-    FUZZ_CHECK(!s->quantized || s->packed == KN_Q8 || s->packed == KN_Q4);
+    FUZZ_CHECK(!s->quantized || s->packed >= KN_PLAIN_COUNT);
     for (int i = 0; i < s->n_layers; i++)
         check_layer(s, &s->layers[i]);
 }

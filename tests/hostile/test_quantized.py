@@ -1,5 +1,5 @@
 """Quantised folders: quantization_config field by field, packed tensors of the wrong name, type,
-shape or size, and scales that are not finite. The sound folder is written by tnl quantize."""
+shape or size, scales that are not finite, and NaN among the codes of f8. The sound folder is written by tnl quantize."""
 
 import json
 import struct
@@ -11,6 +11,7 @@ import forge
 FILE = "config.json"
 WEIGHTS = "model.safetensors"
 L1 = "model.layers.1.channel_mixer.l1"
+KINDS = ("q8", "q4", "f8")
 SHAPE = dict(decoder_embed_dim=64, hidden_dim=64, glu_dim=200)
 
 
@@ -34,7 +35,7 @@ def quantised(tnl, tmp_path_factory):
     c = forge.config(1, **SHAPE)
     forge.folder(path / "src", c, forge.tensors(c), tokenizer=False)
     out = {}
-    for kind in ("q8", "q4"):
+    for kind in KINDS:
         code, _, err = tnl.run("quantize", path / "src", path / kind, "--type", kind)
         assert code == 0, err
         out[kind] = json.loads((path / kind / FILE).read_text()), read_st(path / kind / WEIGHTS)
@@ -42,7 +43,7 @@ def quantised(tnl, tmp_path_factory):
     return out
 
 
-@pytest.fixture(params=["q8", "q4"])
+@pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
 
@@ -84,20 +85,37 @@ BAD = {
     "tile_outputs": [32, 65, 0, 2**40, None, forge.DROP],
     "group_size": [64, 129, -1, 0, True, forge.DROP],
     "run_size": [8, 32, -16, 1e30, "16"],
-    "scale_dtype": ["float16", "float32", 16, None, forge.DROP],
+    "scale_dtype": ["float16", 16, None, forge.DROP],
+    "code_dtype": ["e4m3", "float8_e5m2", 8, ["integer"]],
 }
 
 
 @pytest.mark.parametrize("key", BAD)
 def test_config_key(tnl, quantised, tmp_path, kind, key):
     for value in BAD[key]:
+        if kind == "f8" and key == "group_size" and value in (0, forge.DROP):
+            continue  # rows have one scale: there is no such key
         place(tmp_path, quantised, kind, {key: value})
         tnl.refuses(tmp_path, FILE, "quantization_config", key)
 
 
 def test_config_run_size_belongs_to_q4(tnl, quantised, tmp_path, kind):
-    place(tmp_path, quantised, kind, {"run_size": 16 if kind == "q8" else forge.DROP})
+    place(tmp_path, quantised, kind, {"run_size": forge.DROP if kind == "q4" else 16})
     tnl.refuses(tmp_path, FILE, "run_size")
+
+
+def test_config_dtypes_belong_to_types(tnl, quantised, tmp_path, kind):
+    other = {"scale_dtype": "bfloat16", "code_dtype": "integer"}
+    if kind != "f8":
+        other = {"scale_dtype": "float32", "code_dtype": "float8_e4m3fn"}
+    for key, value in other.items():
+        place(tmp_path, quantised, kind, {key: value})
+        tnl.refuses(tmp_path, FILE, key, "expected", kind)
+    if kind == "f8":
+        place(tmp_path, quantised, kind, {"group_size": 128})
+        tnl.refuses(tmp_path, FILE, "group_size")
+        place(tmp_path, quantised, kind, {"code_dtype": forge.DROP})
+        tnl.refuses(tmp_path, FILE, "code_dtype")
 
 
 @pytest.mark.parametrize("value", [1, "tnl", [], [{"quant_method": "tnl"}], True])
@@ -124,8 +142,9 @@ def test_config_of_the_other_type(tnl, quantised, tmp_path):
     """q8 among q4 is allowed (a tensor may be worth it), q4 among q8 is not what it says."""
     forge.folder(tmp_path / "a", quantised["q4"][0], quantised["q8"][1], tokenizer=False)
     tnl.accepts(tmp_path / "a")
-    forge.folder(tmp_path / "b", quantised["q8"][0], quantised["q4"][1], tokenizer=False)
-    tnl.refuses(tmp_path / "b", WEIGHTS, "missing")
+    for says, has in (("q8", "q4"), ("q8", "f8"), ("q4", "f8"), ("f8", "q8"), ("f8", "q4")):
+        forge.folder(tmp_path / says / has, quantised[says][0], quantised[has][1], tokenizer=False)
+        tnl.refuses(tmp_path / says / has, WEIGHTS, "missing")
 
 
 @pytest.mark.parametrize("key, value", [("decoder_embed_dim", 128), ("glu_dim", 201 + 64),
@@ -208,6 +227,7 @@ def test_vectors_are_never_packed(tnl, quantised, tmp_path, kind):
 # ---- values ----
 
 
+@pytest.mark.parametrize("kind", ["q8", "q4"])
 @pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0xFFFF])
 def test_scales(tnl, quantised, tmp_path, kind, bits):
     """The first, a middle and the last scale of a tensor, fillings included."""
@@ -222,6 +242,7 @@ def test_scales(tnl, quantised, tmp_path, kind, bits):
         tnl.refuses(tmp_path, WEIGHTS, name, "scale", codes={65})
 
 
+@pytest.mark.parametrize("kind", ["q8", "q4"])
 @pytest.mark.parametrize("fill", [0, 0xFF, 0x80, 0x77])
 def test_any_codes_are_safe(tnl, quantised, tmp_path, kind, fill):
     """Codes and factors of any bits compute; the largest finite scales may overflow cleanly."""
@@ -233,6 +254,50 @@ def test_any_codes_are_safe(tnl, quantised, tmp_path, kind, fill):
         for o in range(64):
             raw[tile * size + 2 * o:tile * size + 2 * o + 2] = b"\x7f\x7f" if o % 2 else b"\x00\x3c"
     place(tmp_path, quantised, kind, **{name: bent(t, raw=bytes(raw))})
+    tnl.accepts(tmp_path)
+    code, out, err = tnl.run("generate", tmp_path, "--tokens", "1,2,3", "-n", "3")
+    assert code in (0, 65), err
+
+
+# Rows of l3 of f8: 200 inputs, filled up to 208, and 16 bytes with the scale.
+F8_L3, F8_ROW = "model.layers.0.channel_mixer.l3.f8", 208 + 16
+
+
+@pytest.mark.parametrize("bits", [0x7F800000, 0xFF800000, 0x7FC00000, 0xFFFFFFFF, 0, 0x80000000,
+                                  0xBF800000, 0x7B000001])
+def test_f8_scales(tnl, quantised, tmp_path, bits):
+    """Infinity, NaN, zero, below zero, and above the largest: first, middle and last row."""
+    t = quantised["f8"][1][F8_L3]
+    assert t[1] == [1, 64 * F8_ROW]
+    for row in (0, 17, 63):
+        raw = bytearray(t[2])
+        raw[row * F8_ROW + 208:row * F8_ROW + 212] = struct.pack("<I", bits)
+        place(tmp_path, quantised, "f8", **{F8_L3: bent(t, raw=bytes(raw))})
+        tnl.refuses(tmp_path, WEIGHTS, F8_L3, "scale", codes={65})
+
+
+@pytest.mark.parametrize("code", [0x7F, 0xFF])
+def test_f8_nan(tnl, quantised, tmp_path, code):
+    """Among the weights, and in the filling of a row."""
+    t = quantised["f8"][1][F8_L3]
+    for at in (0, 199, 200, 31 * F8_ROW + 207, 63 * F8_ROW + 5):
+        raw = bytearray(t[2])
+        raw[at] = code
+        place(tmp_path, quantised, "f8", **{F8_L3: bent(t, raw=bytes(raw))})
+        tnl.refuses(tmp_path, WEIGHTS, F8_L3, "NaN", codes={65})
+
+
+@pytest.mark.parametrize("fill", [0, 0x80, 1, 0x7E, 0xFE])
+def test_f8_codes_are_safe(tnl, quantised, tmp_path, fill):
+    """Any other codes compute, in the filling too; the largest scale may overflow cleanly."""
+    name = L1 + ".f8"
+    t = quantised["f8"][1][name]
+    row = 64 + 16
+    raw = bytearray([fill]) * len(t[2])
+    for r in range(len(raw) // row):
+        scale = 2.0**119 if r % 2 else 2.0**-149
+        raw[r * row + 64:r * row + 68] = struct.pack("<f", scale)
+    place(tmp_path, quantised, "f8", **{name: bent(t, raw=bytes(raw))})
     tnl.accepts(tmp_path)
     code, out, err = tnl.run("generate", tmp_path, "--tokens", "1,2,3", "-n", "3")
     assert code in (0, 65), err

@@ -2,7 +2,7 @@
  * exported state at the end. Prints one JSON line about the model. The NumPy comparison
  * (tests/reference/test_logits.py) and whoever hunts a difference by hand use it.
  *
- *   dump_logits [-s N,N,..] [-t THREADS] [-w auto|f32|bf16|q8|q4] [-c ISA] [-e STATE_OUT]
+ *   dump_logits [-s N,N,..] [-t THREADS] [-w auto|f32|bf16|q8|q4|f8] [-c ISA] [-e STATE_OUT]
  *               MODEL_DIR TOKENS.i32 LOGITS.f32
  *
  * Tokens are raw int32, logits raw float32 [tokens][V]. The last slice size repeats. */

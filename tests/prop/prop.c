@@ -67,10 +67,12 @@ static const prop_case forms[] = {
     {"v3 bf16", true, KN_BF16, NULL, 2, 23, 2, 12, 40, 37},
     {"v2 q8", false, KN_Q8, NULL, 3, 20, 3, 8, 33, 51},
     {"v3 q4", true, KN_Q4, NULL, 2, 23, 2, 12, 40, 37},
+    {"v2 f8", false, KN_F8, NULL, 3, 20, 3, 8, 33, 51},
     {"wide f32", false, KN_F32, NULL, 1, 288, 2, 64, 600, 260},
     {"wide bf16", true, KN_BF16, NULL, 1, 288, 2, 64, 600, 260},
     {"wide q8", true, KN_Q8, NULL, 1, 288, 2, 64, 600, 260},
     {"wide q4", false, KN_Q4, NULL, 1, 288, 2, 64, 600, 260},
+    {"wide f8", true, KN_F8, NULL, 1, 288, 2, 64, 600, 260},
 };
 
 /* The portable bodies have no tiles to cross, and are slow: small forms only. Under a sanitizer,

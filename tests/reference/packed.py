@@ -1,5 +1,5 @@
 """Reads packed matrices, written from the description of the layout in kernels/quant.h alone, and
-rounds activations as products with packed matrices do."""
+rounds activations as products with q8 and q4 do."""
 
 import json
 import os
@@ -41,8 +41,29 @@ def unpack_group(raw, kind, g):
     return factor * codes, d, at + g // 2 * OUTS
 
 
+def e4m3(codes):
+    """Sign, four bits of exponent, three of mantissa; no code may be NaN."""
+    c = codes.astype(np.int64)
+    assert ((c & 0x7F) != 0x7F).all(), "a code is NaN"
+    exponent, mantissa = c >> 3 & 15, c & 7
+    size = np.where(exponent > 0, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9)
+    return np.where(c & 0x80, -size, size)
+
+
+def unpack_f8(raw, rows, cols):
+    """The same of f8: one scale a row."""
+    padded = -(-cols // 16) * 16
+    table = np.frombuffer(raw, np.uint8).reshape(-(-rows // OUTS) * OUTS, padded + 16)
+    d = np.ascontiguousarray(table[:, padded:padded + 4]).view("<f4").astype(np.float64)
+    assert not table[:, cols:padded].any() and not table[:, padded + 4:].any()
+    assert not table[rows:, :cols].any() and (d[rows:] == 1).all() and (d > 0).all()
+    return (e4m3(table[:, :cols]) * d)[:rows], d[:rows]
+
+
 def unpack(raw, kind, rows, cols):
     """(weights [rows][cols], scales [rows][groups]) of a packed matrix; filling must be zero."""
+    if kind == "f8":
+        return unpack_f8(raw, rows, cols)
     raw, tiles = memoryview(raw), -(-rows // OUTS)
     w = np.zeros((tiles * OUTS, cols))
     d = np.zeros((tiles * OUTS, -(-cols // GROUP)))
@@ -96,19 +117,21 @@ def round_rows(x):
 class PackedModel(ref.Model):
     """The reference model over a quantised folder."""
 
-    def __init__(self, source, folder):
+    def __init__(self, source, folder, kind):
         super().__init__(source)
+        self.rounds = kind != "f8"  # its products take activations as they are
         shapes = {name: a.shape for name, a in self.w.items()}
         self.w, self.scales = read_folder(folder, shapes)
         self.head_name = ("lm_head.weight" if "lm_head.weight" in self.w
                           else "model.embed_tokens.weight")
 
     def linear(self, x, name):
-        if name + ".weight" in self.scales:
+        if self.rounds and name + ".weight" in self.scales:
             x = round_rows(x)
         return super().linear(x, name)
 
     def logits(self, tokens, keep=None):
         self.head = np.eye(self.width)
         x = super().logits(tokens, keep)  # the final norm
-        return (round_rows(x) if self.head_name in self.scales else x) @ self.w[self.head_name].T
+        rounds = self.rounds and self.head_name in self.scales
+        return (round_rows(x) if rounds else x) @ self.w[self.head_name].T

@@ -323,8 +323,8 @@ static void legal(void **state) {
 /* What is written is what is read, and the rest of the text stays. */
 static void quantized(void **state) {
     (void)state;
-    static const kn_dtype types[] = {KN_Q8, KN_Q4};
-    for (int k = 0; k < 2; k++) {
+    static const kn_dtype types[] = {KN_Q8, KN_Q4, KN_F8};
+    for (int k = 0; k < 3; k++) {
         mdl_spec spec;
         tnl_error err = {0};
         char *text;

@@ -588,8 +588,8 @@ static void random_weights(void **state) {
 /* One spread for every type: variance 1/64 by the definition of the packed formats. */
 static void random_packed(void **state) {
     (void)state;
-    static const kn_dtype types[] = {KN_Q8, KN_Q4};
-    for (int k = 0; k < 2; k++) {
+    static const kn_dtype types[] = {KN_Q8, KN_Q4, KN_F8};
+    for (int k = 0; k < 3; k++) {
         mdl_spec spec = random_spec("true");
         mdl_weights a, b, c;
         assert_int_equal(mdl_weights_random(&a, &spec, types[k], 1, NULL), TNL_OK);

@@ -65,19 +65,29 @@ V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const
 #define X_FULL(r) v16_load(x + (r)*ldx + i)
 #define X_PART(r) v16_loadn(x + (r)*ldx + i, rest)
 
-#define DOT_FEW(T, size)                                                                           \
+/* Bytes of an element, and of a row of n. */
+#define SIZE_f32 4
+#define SIZE_f16 2
+#define SIZE_bf16 2
+#define SIZE_f8 1
+#define ROW_f32(n) ((n)*4)
+#define ROW_f16(n) ((n)*2)
+#define ROW_bf16(n) ((n)*2)
+#define ROW_f8(n) kn_f8_stride(n)
+
+#define DOT_FEW(T, OUTS)                                                                           \
     V16_FN void tile_##T(float *y, int64_t ldy, const float *x, int64_t ldx, const char *w,        \
                          int64_t n, const int R, const int O) {                                    \
         v16 acc[MOST_ROWS][MOST_OUTS];                                                             \
-        const int64_t row = n * (size);                                                            \
+        const int64_t row = ROW_##T(n);                                                            \
         const char *ahead = w + O * row + AHEAD;                                                   \
         _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                        \
             _Pragma("GCC unroll 8") for (int o = 0; o < O; o++) acc[r][o] = v16_zero();            \
         int64_t i = 0;                                                                             \
         for (; i + 16 <= n; i += 16) {                                                             \
-            _Pragma("GCC unroll 8") for (int l = 0; l < O * 16 * (size); l += 64)                  \
+            _Pragma("GCC unroll 8") for (int l = 0; l < O * 16 * SIZE_##T; l += 64)                \
                 __builtin_prefetch(ahead + l);                                                     \
-            ahead += O * 16 * (size);                                                              \
+            ahead += O * 16 * SIZE_##T;                                                            \
             TILE_STEP(X_FULL, W_FULL_##T);                                                         \
         }                                                                                          \
         int64_t rest = n - i;                                                                      \
@@ -87,8 +97,8 @@ V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const
     }                                                                                              \
     V16_FN void rows_##T(float *y, int64_t ldy, const float *x, int64_t ldx, const char *w,        \
                          int64_t n_out, int64_t n, const int R) {                                  \
-        const int64_t row = n * (size);                                                            \
-        const int O = V16_FEW_OUTS(R);                                                             \
+        const int64_t row = ROW_##T(n);                                                            \
+        const int O = OUTS(R);                                                                     \
         int64_t o = 0;                                                                             \
         for (; o + O <= n_out; o += O)                                                             \
             tile_##T(y + o, ldy, x, ldx, w + o * row, n, R, O);                                    \
@@ -113,9 +123,12 @@ V16_FN void sum_tile(float *y, int64_t ldy, v16 acc[MOST_ROWS][MOST_OUTS], const
 #define W_PART_f16(o) v16_loadn_f16(w + (o)*row + i * 2, rest)
 #define W_FULL_bf16(o) v16_load_bf16(w + (o)*row + i * 2)
 #define W_PART_bf16(o) v16_loadn_bf16(w + (o)*row + i * 2, rest)
-DOT_FEW(f32, 4)
-DOT_FEW(f16, 2)
-DOT_FEW(bf16, 2)
+#define W_FULL_f8(o) v16_load_f8(w + (o)*row + i)
+#define W_PART_f8(o) W_FULL_f8(o) /* rows are filled up */
+DOT_FEW(f32, V16_FEW_OUTS)
+DOT_FEW(f16, V16_FEW_OUTS)
+DOT_FEW(bf16, V16_FEW_OUTS)
+DOT_FEW(f8, V16_FEW_OUTS_F8)
 
 /* dot_many: for each group of rows, block by block of the inputs, all tiles of the panel. Between
  * blocks the partial sums of the group wait in `carry`. */
@@ -154,10 +167,7 @@ typedef struct many_args {
 #define W_STEP_f32(o) v16_load_part_f32(w + (o)*row + i * 4, part)
 #define W_STEP_f16(o) v16_load_part_f16(w + (o)*row + i * 2, part)
 #define W_STEP_bf16(o) v16_load_part_bf16(w + (o)*row + i * 2, part)
-
-#define sizeof_f32 4
-#define sizeof_f16 2
-#define sizeof_bf16 2
+#define W_STEP_f8(o) v16_load_part_f8(w + (o)*row + i, part)
 
 typedef void many_tile_fn(const many_args *g, int64_t rows);
 
@@ -255,19 +265,22 @@ static void many_rows(const many_args *all, const kn_xrows *x, int64_t row0, int
                              const void *w, int64_t n_out, int64_t n_in, const void *next,         \
                              int64_t next_bytes) {                                                 \
         const many_args g = {.y = y, .ldy = ldy, .ldx = x->ld, .w = w, .ahead = next,              \
-                             .row = n_in * (int64_t)(sizeof_##T), .n = n_in,                       \
+                             .row = ROW_##T(n_in), .n = n_in,                                      \
                              .end = (const char *)next + next_bytes};                              \
-        many_rows(&g, x, row0, rows, n_out, sizeof_##T, many_whole_##T, many_single_##T);          \
+        many_rows(&g, x, row0, rows, n_out, SIZE_##T, many_whole_##T, many_single_##T);            \
     }
 MANY_TILES(f32)
 MANY_TILES(f16)
 MANY_TILES(bf16)
+MANY_TILES(f8)
 
 static void fill_linear(kn_dsp *d) {
     d->dot_few[KN_F32] = dot_few_f32;
     d->dot_few[KN_F16] = dot_few_f16;
     d->dot_few[KN_BF16] = dot_few_bf16;
+    d->dot_few[KN_F8] = dot_few_f8;
     d->dot_many[KN_F32] = dot_many_f32;
     d->dot_many[KN_F16] = dot_many_f16;
     d->dot_many[KN_BF16] = dot_many_bf16;
+    d->dot_many[KN_F8] = dot_many_f8;
 }

@@ -356,6 +356,6 @@ static void quant_row(int8_t *q, float *scale, int32_t *sum, const float *x, int
 
 void kn_dsp_fill_avx512vnni(kn_dsp *d) {
     d->quant_row = quant_row;
-    d->qdot[KN_Q8 - KN_PLAIN_COUNT] = qdot_q8;
-    d->qdot[KN_Q4 - KN_PLAIN_COUNT] = qdot_q4;
+    d->qdot[KN_Q8] = qdot_q8;
+    d->qdot[KN_Q4] = qdot_q4;
 }

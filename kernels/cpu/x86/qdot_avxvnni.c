@@ -110,6 +110,6 @@ static void group_q4_many(const group_args *g, int64_t rows) {
 }
 
 void kn_dsp_fill_avxvnni(kn_dsp *d) {
-    d->qdot[KN_Q8 - KN_PLAIN_COUNT] = qdot_q8;
-    d->qdot[KN_Q4 - KN_PLAIN_COUNT] = qdot_q4;
+    d->qdot[KN_Q8] = qdot_q8;
+    d->qdot[KN_Q4] = qdot_q4;
 }

@@ -19,6 +19,7 @@ typedef v16 v16m; /* all bits of a chosen lane set */
 #define V16_MANY_ROWS 6
 #define V16_MANY_OUTS 2
 #define V16_FEW_OUTS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
+#define V16_FEW_OUTS_F8(rows) V16_FEW_OUTS(rows)
 #define V16_OUTER_ROWS 4
 #define V16_OUTER_COLS 1
 #define V16_OUTER_WIDE 4
@@ -68,6 +69,15 @@ V16_FN v16 v16_load_f16(const void *p) {
     const __m128i *h = p;
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
 }
+/* e4m3 as f16 with the same bits, 1/256 of its value: the conversion takes subnormals at full
+ * speed, and the multiply-adders, which are what dot_many waits for, have no part in it. */
+V16_FN __m256 v8_load_f8(const void *p) {
+    __m128i c = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)p));
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(c, 7), _mm_set1_epi16((short)0xBF80)));
+}
+V16_FN v16 v16_load_f8(const void *p) {
+    return (v16){v8_load_f8(p), v8_load_f8((const char *)p + 8)};
+}
 /* Half of the lanes; the other half is not used. */
 V16_FN v16 v16_load_part(const float *p, const int part) {
     __m256 x = _mm256_loadu_ps(p + 8 * part);
@@ -83,6 +93,10 @@ V16_FN v16 v16_load_part_bf16(const void *p, const int part) {
 }
 V16_FN v16 v16_load_part_f16(const void *p, const int part) {
     __m256 x = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + part));
+    return (v16){x, x};
+}
+V16_FN v16 v16_load_part_f8(const void *p, const int part) {
+    __m256 x = v8_load_f8((const char *)p + 8 * part);
     return (v16){x, x};
 }
 V16_FN v16 v16_fma_part(v16 a, v16 b, v16 c, const int part) {

@@ -18,6 +18,7 @@ typedef __mmask16 v16m;
 #define V16_MANY_ROWS 6
 #define V16_MANY_OUTS 4
 #define V16_FEW_OUTS(rows) ((rows) <= 2 ? 1 : 4)
+#define V16_FEW_OUTS_F8(rows) 4 /* a step is 16 bytes: one output would wait for its sum */
 #define V16_OUTER_ROWS 8
 #define V16_OUTER_COLS 2
 #define V16_OUTER_WIDE 8
@@ -57,10 +58,18 @@ V16_FN v16 v16_load_bf16(const void *p) {
 V16_FN v16 v16_load_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+/* e4m3 as f16 with the same bits, 1/256 of its value: the conversion takes subnormals at full
+ * speed, and the multiply-adders, which are what dot_many waits for, have no part in it. */
+V16_FN v16 v16_load_f8(const void *p) {
+    __m256i c = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    c = _mm256_and_si256(_mm256_slli_epi16(c, 7), _mm256_set1_epi16((short)0xBF80));
+    return _mm512_cvtph_ps(c);
+}
 #define v16_load_part(p, part) v16_load(p)
 #define v16_load_part_f32(p, part) v16_load_f32(p)
 #define v16_load_part_bf16(p, part) v16_load_bf16(p)
 #define v16_load_part_f16(p, part) v16_load_f16(p)
+#define v16_load_part_f8(p, part) v16_load_f8(p)
 #define v16_fma_part(a, b, c, part) v16_fma(a, b, c)
 V16_FN v16 v16_loadn_f32(const void *p, int64_t n) {
     return _mm512_maskz_loadu_ps(v16_first(n), p);

@@ -1,6 +1,6 @@
 /* tnl bench: tokens per second, and which share that is of what the machine can do. Decode reads
  * every weight for each step, so memory bandwidth is its limit; prefill uses a weight for many
- * tokens, so multiply-adds are: of fp32, or of int8 where the weights are packed. The limits are
+ * tokens, so multiply-adds are: of fp32, or of int8 where weights are q8 or q4. The limits are
  * measured beside every row (bench.h). */
 #include "server/cli/bench/bench.h"
 
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "kernels/base/threads.h"
+#include "kernels/quant.h"
 #include "server/cli/bench/bench_engine.h"
 #include "server/cli/cli.h"
 
@@ -237,7 +238,7 @@ static tnl_status measure_group(run *r, const char *label, bench_row *rows, int 
 static tnl_status prefill_rows(run *r, tnl_error *err) {
     const cli_list *p = &r->o->prefill, *f = &r->o->prefill_from;
     kn_dtype t = mdl_model_weights(r->model)->dtype;
-    kn_limit limit = t >= KN_PLAIN_COUNT ? KN_LIMIT_INT8 : KN_LIMIT_FP32;
+    kn_limit limit = kn_q_integer(t) ? KN_LIMIT_INT8 : KN_LIMIT_FP32;
     int n = 0;
     bench_row *rows = calloc((size_t)(p->n * f->n * r->b.n_threads), sizeof *rows);
     if (!rows)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "kernels/profile.h"
+#include "kernels/quant.h"
 #include "server/cli/bench/bench.h"
 
 #define PROFILE_SLICES 12 /* and whole cycles of steps */
@@ -28,8 +29,8 @@ static tnl_status add_limits(profile_run *p, tnl_error *err) {
 }
 
 static kn_limit arithmetic_of(const kn_profile_row *r) {
-    bool packed = r->op == KN_OP_LINEAR && r->dtype >= KN_PLAIN_COUNT;
-    return packed ? KN_LIMIT_INT8 : KN_LIMIT_FP32;
+    bool integer = r->op == KN_OP_LINEAR && kn_q_integer(r->dtype);
+    return integer ? KN_LIMIT_INT8 : KN_LIMIT_FP32;
 }
 
 static void print_json(const profile_run *p, const kn_profile_row *r, const char *name) {
