@@ -56,6 +56,10 @@ typedef struct kn_cuda_linattn {
     const kn_linattn_seg *segs; /* [n_segs], in device memory */
     int64_t n_segs;
     int64_t state_offset; /* floats from a segment's `state` to this layer's, a multiple of 16 */
+    /* For step: nobody has written these states since the stream's last copy or the begin of its
+     * last graph (so no prefill of the same layer before), and they may be read while the launch in
+     * front of this one still runs. false is always right. */
+    bool settled;
 } kn_cuda_linattn;
 
 /* Segments with pos % B + len <= B. One launch; reads S, writes it when the block is full. */

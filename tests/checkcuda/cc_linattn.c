@@ -189,6 +189,7 @@ static void go_up(on_device *g, const attn_case *a) {
         .d = a->d,
         .decay = kn_cuda_decay_at(g->tables, a->d.H),
         .state_offset = (int64_t)a->offset,
+        .settled = a->offset > 0,
     };
 }
 
