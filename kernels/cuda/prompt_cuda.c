@@ -10,7 +10,10 @@
 #include "kernels/cuda/prompt_choice.h"
 #include "kernels/quant.h"
 
-enum { SUMS_SHARE = 256 }; /* of the device's memory, one part */
+enum {
+    SUMS_SHARE = 256, /* of the device's memory, one part */
+    ALIGNMENT = 256,  /* bytes: what algorithms are chosen for */
+};
 static const size_t most_sums = (size_t)256 << 20;
 
 /* A shape that was met. */
@@ -162,18 +165,6 @@ static kn_linear rows_of(const kn_linear *p, int64_t first, int64_t n) {
     return r;
 }
 
-/* The rows between runs. */
-static void multiply_others(kn_cuda_prompts *c, const kn_linear *p, const kn_cuda_run *runs,
-                            int64_t n_runs) {
-    int64_t at = 0;
-    for (int64_t i = 0; i <= n_runs; i++) {
-        const int64_t end = i < n_runs ? runs[i].first : p->n;
-        const kn_linear rest = rows_of(p, at, end - at);
-        kn_cuda_linear(&rest, c->device->stream);
-        at = i < n_runs ? end + runs[i].n : end;
-    }
-}
-
 static kn_cuda_row_map map_of(const kn_cuda_run *runs, int64_t n) {
     kn_cuda_row_map map = {.n_runs = n};
     for (int64_t i = 0; i < n; i++) {
@@ -184,7 +175,63 @@ static kn_cuda_row_map map_of(const kn_cuda_run *runs, int64_t n) {
 }
 
 static void *aligned(void *p) {
-    return (char *)p + (256 - (uintptr_t)p % 256) % 256;
+    return (char *)p + (ALIGNMENT - (uintptr_t)p % ALIGNMENT) % ALIGNMENT;
+}
+
+/* Rows of several places at once, so that the weights are read once for them: packed in the memory
+ * of the sums. */
+static void multiply_packed(kn_cuda_prompts *c, const kn_linear *p, const kn_cuda_row_map *map) {
+    const int64_t cols = p->w->cols, outs = p->w->rows, n = map->at[map->n_runs];
+    const kn_cuda_stream stream = c->device->stream;
+    float *y = c->sums, *x = aligned(y + n * outs), *mul = aligned(x + n * cols);
+    kn_linear packed = *p;
+    packed.n = n;
+    packed.x = x;
+    packed.y = y;
+    packed.ldx = packed.ldmul = cols;
+    packed.ldy = outs;
+    kn_cuda_prompt_pack(x, p->x, p->ldx, cols, map, stream);
+    if (p->mul) {
+        kn_cuda_prompt_pack(mul, p->mul, p->ldmul, cols, map, stream);
+        packed.mul = mul;
+    }
+    if (p->epi == KN_ADD)
+        kn_cuda_prompt_pack(y, p->y, p->ldy, outs, map, stream);
+    kn_cuda_linear(&packed, stream);
+    kn_cuda_prompt_unpack(p->y, p->ldy, y, outs, map, stream);
+}
+
+static void multiply_places(kn_cuda_prompts *c, const kn_linear *p, const kn_cuda_run *places,
+                            int64_t n) {
+    if (n > 1) {
+        const kn_cuda_row_map map = map_of(places, n);
+        multiply_packed(c, p, &map);
+    } else if (n == 1) {
+        const kn_linear rest = rows_of(p, places->first, places->n);
+        kn_cuda_linear(&rest, c->device->stream);
+    }
+}
+
+/* The rows between runs, as many places together as there is memory for. */
+static void multiply_others(kn_cuda_prompts *c, const kn_linear *p, const kn_cuda_run *runs,
+                            int64_t n_runs) {
+    const int64_t row_bytes = (p->w->rows + 2 * p->w->cols) * (int64_t)sizeof(float);
+    const int64_t room = ((int64_t)c->sums_bytes - 2 * ALIGNMENT) / row_bytes;
+    kn_cuda_run places[KN_CUDA_MAP_RUNS];
+    int64_t at = 0, n = 0, rows = 0;
+    for (int64_t i = 0; i <= n_runs; i++) {
+        const kn_cuda_run gap = {at, (i < n_runs ? runs[i].first : p->n) - at};
+        at = i < n_runs ? runs[i].first + runs[i].n : p->n;
+        if (gap.n == 0)
+            continue;
+        if (n == KN_CUDA_MAP_RUNS || (n > 0 && rows + gap.n > room)) {
+            multiply_places(c, p, places, n);
+            n = rows = 0;
+        }
+        places[n++] = gap;
+        rows += gap.n;
+    }
+    multiply_places(c, p, places, n);
 }
 
 /* In kn_linear.work, which has room for f32. */
@@ -231,9 +278,9 @@ static tnl_status multiply_slices(kn_cuda_prompts *c, const kn_cuda_choice *choi
     return TNL_OK;
 }
 
-/* What the algorithms were chosen for. */
 static bool is_aligned(const kn_linear *p) {
-    return (uintptr_t)p->w->data % 256 == 0 && (!p->w2 || (uintptr_t)p->w2->data % 256 == 0);
+    return (uintptr_t)p->w->data % ALIGNMENT == 0 &&
+           (!p->w2 || (uintptr_t)p->w2->data % ALIGNMENT == 0);
 }
 
 tnl_status kn_cuda_prompts_linear(kn_cuda_prompts *c, const kn_linear *p, const kn_cuda_run *runs,

@@ -185,6 +185,31 @@ void kn_cuda_prompt_finish(const kn_cuda_prompt_sums *s, const kn_cuda_prompt_ro
     finish_exp(f.x, map, s->first, s->n, (cudaStream_t)stream);
 }
 
+/* ---- rows beside slices ---- */
+
+static __global__ void __launch_bounds__(ROW_THREADS)
+    move_rows(float *to, int64_t to_ld, const float *from, int64_t from_ld, int64_t cols, bool pack,
+              kn_cuda_row_map map) {
+    kn_depend();
+    const int64_t packed = blockIdx.x, row = row_of(map, packed);
+    to += (pack ? packed : row) * to_ld;
+    from += (pack ? row : packed) * from_ld;
+    for (int64_t i = threadIdx.x; i < cols; i += ROW_THREADS)
+        to[i] = from[i];
+}
+
+void kn_cuda_prompt_pack(float *packed, const float *rows, int64_t ld, int64_t cols,
+                         const kn_cuda_row_map *map, kn_cuda_stream stream) {
+    kn_launch(move_rows, dim3((unsigned)map->at[map->n_runs]), dim3(ROW_THREADS), 0,
+              (cudaStream_t)stream, packed, cols, rows, ld, cols, true, *map);
+}
+
+void kn_cuda_prompt_unpack(float *rows, int64_t ld, const float *packed, int64_t cols,
+                           const kn_cuda_row_map *map, kn_cuda_stream stream) {
+    kn_launch(move_rows, dim3((unsigned)map->at[map->n_runs]), dim3(ROW_THREADS), 0,
+              (cudaStream_t)stream, rows, ld, packed, cols, cols, false, *map);
+}
+
 /* ---- trials ---- */
 
 KN_DEVICE uint32_t mixed(uint32_t x) {

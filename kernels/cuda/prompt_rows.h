@@ -46,6 +46,12 @@ typedef struct kn_cuda_prompt_sums {
 void kn_cuda_prompt_finish(const kn_cuda_prompt_sums *s, const kn_cuda_prompt_rows *rows,
                            const kn_linear *p, const kn_cuda_row_map *map, kn_cuda_stream stream);
 
+/* Between the step's rows, ld floats apart, and packed ones of `cols` floats. */
+void kn_cuda_prompt_pack(float *packed, const float *rows, int64_t ld, int64_t cols,
+                         const kn_cuda_row_map *map, kn_cuda_stream stream);
+void kn_cuda_prompt_unpack(float *rows, int64_t ld, const float *packed, int64_t cols,
+                           const kn_cuda_row_map *map, kn_cuda_stream stream);
+
 /* n values of both signs and many sizes, the same ones again every `period`: bf16 or e4m3. */
 void kn_cuda_trial_fill(void *to, int64_t n, int64_t period, bool e4m3, kn_cuda_stream stream);
 /* differs[s][part] = whether slice s of y [slices][KN_CUDA_SLICE_ROWS][ld] has other bits than
