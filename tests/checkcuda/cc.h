@@ -31,6 +31,7 @@ __attribute__((format(printf, 3, 4))) bool cc_expect(cc *c, bool ok, const char 
 const char *cc_place_open(uint64_t seed);
 const char *cc_place_name(void);
 size_t cc_shared_bytes(void); /* that a block may have */
+int cc_processors(void);
 /* Memory of the device, every byte 0xFF: a NaN in each element type. Ends the program without. */
 void *cc_device(size_t bytes);
 void *cc_device_copy(const void *host, size_t bytes);

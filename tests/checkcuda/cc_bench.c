@@ -43,7 +43,7 @@ double ccb_seconds(void (*fn)(void *ctx), void *ctx) {
 }
 
 void *ccb_numbers(size_t bytes) {
-    const size_t piece = bytes < (size_t)4 << 20 ? bytes : (size_t)4 << 20;
+    const size_t piece = bytes < (size_t)1 << 19 ? bytes : (size_t)1 << 19;
     uint16_t *host = calloc(piece + 2, 1);
     cc c = {.rng = bytes};
     unsigned char *p = cc_device_fill(bytes, 0);
@@ -176,6 +176,7 @@ void cc_bench(void) {
            cc_emulated() ? "true" : "false");
     ccb_limits();
     ccb_attention();
+    ccb_prompts();
     ccb_products();
     ccb_pick();
 }

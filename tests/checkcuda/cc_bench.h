@@ -28,6 +28,7 @@ void ccb_end_line(double seconds, double bytes, double ops);
 void ccb_limits(void);    /* cc_bench.c: copy, mma, blaslt */
 void ccb_attention(void); /* cc_bench_attention.c: attention_prefill, attention_step */
 void ccb_products(void);  /* cc_bench_products.c: product */
+void ccb_prompts(void);   /* cc_bench_prompts.c: prompt_product */
 void ccb_pick(void);      /* cc_pick.c: pick */
 
 #endif

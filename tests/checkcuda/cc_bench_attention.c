@@ -54,6 +54,7 @@ static void place_segs(attn_run *r) {
         r->segs[set] = cc_device_copy(segs, (size_t)r->batch * sizeof *segs);
     }
     if (!r->step) {
+        kn_cuda_plan_cut(&r->plan, segs, r->batch, &r->a.d, cc_processors());
         kn_cuda_plan_parts(&r->plan, NULL, segs, r->batch);
         kn_cuda_part *parts = calloc((size_t)r->plan.n_parts, sizeof *parts);
         must_have(parts);
@@ -65,7 +66,7 @@ static void place_segs(attn_run *r) {
 }
 
 /* Decays of a layer of H heads as models have them: slopes 2^(-8 (h+1) / H). */
-static float *decay_tables(int H, int64_t part_tokens) {
+static float *decay_tables(int H) {
     const size_t n = kn_cuda_decay_floats(H);
     float *tables = calloc(n, sizeof *tables);
     double *s = calloc((size_t)H, sizeof *s);
@@ -73,7 +74,7 @@ static float *decay_tables(int H, int64_t part_tokens) {
         must_have(NULL);
     for (int h = 0; h < H; h++)
         s[h] = exp2(-8.0 * (h + 1) / H);
-    kn_cuda_decay_fill(tables, s, H, part_tokens);
+    kn_cuda_decay_fill(tables, s, H, 0);
     float *copy = cc_device_copy(tables, n * sizeof *tables);
     free(tables);
     free(s);
@@ -81,14 +82,13 @@ static float *decay_tables(int H, int64_t part_tokens) {
 }
 
 /* Seconds of a layer's attention of `batch` segments of `len` rows at position `pos`. */
-static double time_attn(int64_t batch, int H, int D, int64_t pos, int64_t len, int64_t part) {
+static double time_attn(int64_t batch, int H, int D, int64_t pos, int64_t len) {
     const kn_linattn_dims d = {H, D, D};
     const int64_t width = (int64_t)H * D;
     attn_run r = {.batch = batch,
                   .len = len,
                   .pos = pos,
                   .step = len == 1,
-                  .plan = {.part_tokens = part},
                   .all = (size_t)(batch * len * width)};
     r.state_floats = kn_linattn_state_floats(&d, KN_CUDA_BLOCK);
     const size_t states = (size_t)batch * r.state_floats * sizeof(float);
@@ -97,8 +97,7 @@ static double time_attn(int64_t batch, int H, int D, int64_t pos, int64_t len, i
     r.sets = wanted < MOST_SETS ? (int)wanted : MOST_SETS;
     r.operands = ccb_numbers((size_t)r.sets * 2 * OPERANDS * r.all);
     r.states = ccb_numbers((size_t)r.sets * states);
-    place_segs(&r);
-    float *tables = decay_tables(H, part);
+    float *tables = decay_tables(H);
     r.a = (kn_cuda_linattn){.dtype = KN_BF16,
                             .ldo = width,
                             .ldq = width,
@@ -107,7 +106,8 @@ static double time_attn(int64_t batch, int H, int D, int64_t pos, int64_t len, i
                             .d = d,
                             .decay = kn_cuda_decay_at(tables, H),
                             .n_segs = batch};
-    r.plan.work = ccb_numbers((size_t)r.plan.n_slots * (size_t)(width * D) * sizeof(float));
+    place_segs(&r);
+    r.plan.work = ccb_numbers(kn_cuda_plan_floats(&r.plan, &d) * sizeof(float));
     const double s = ccb_seconds(run_attn, &r);
     for (int set = 0; set < r.sets; set++)
         cc_device_free(r.segs[set]);
@@ -118,11 +118,11 @@ static double time_attn(int64_t batch, int H, int D, int64_t pos, int64_t len, i
 }
 
 /* bytes: q, k, v and o, moved once. */
-static void bench_prefill(int64_t batch, int H, int64_t part) {
+static void bench_prefill(int64_t batch, int H) {
     const int D = cc_emulated() ? 16 : 128;
     const int64_t longest = cc_emulated() ? 150 : 131072;
     for (int64_t len = cc_emulated() ? 140 : 512; len <= longest; len *= 4) {
-        const double s = time_attn(batch, H, D, 0, len, part);
+        const double s = time_attn(batch, H, D, 0, len);
         printf("{\"test\":\"attention_prefill\",\"batch\":%d,\"heads\":%d,\"dim\":%d,"
                "\"tokens\":%lld",
                (int)batch, H, D, (long long)len);
@@ -134,15 +134,15 @@ static void bench_prefill(int64_t batch, int H, int64_t part) {
 static void bench_step(int64_t batch, int H) {
     const int D = cc_emulated() ? 16 : 128;
     const int64_t pos = KN_CUDA_BLOCK / 2;
-    const double s = time_attn(batch, H, D, pos, 1, 0);
+    const double s = time_attn(batch, H, D, pos, 1);
     printf("{\"test\":\"attention_step\",\"batch\":%d,\"heads\":%d,\"dim\":%d", (int)batch, H, D);
     ccb_end_line(s, 4.0 * (double)batch * H * (D * D + (double)pos * 2 * D), 0);
 }
 
 void ccb_attention(void) {
     const bool tiny = cc_emulated();
-    bench_prefill(4, tiny ? 1 : 32, 0);
-    bench_prefill(1, tiny ? 1 : 16, tiny ? 128 : 1024);
+    bench_prefill(4, tiny ? 1 : 32);
+    bench_prefill(1, tiny ? 1 : 16);
     bench_step(1, tiny ? 1 : 32);
     bench_step(tiny ? 2 : 64, tiny ? 1 : 32);
 }

@@ -23,6 +23,10 @@ size_t cc_shared_bytes(void) {
     return 163 << 10; /* compute capability 8.0 */
 }
 
+int cc_processors(void) {
+    return 2;
+}
+
 bool cc_emulated(void) {
     return true;
 }

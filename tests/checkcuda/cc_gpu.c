@@ -35,6 +35,10 @@ size_t cc_shared_bytes(void) {
     return properties.sharedMemPerBlockOptin;
 }
 
+int cc_processors(void) {
+    return properties.multiProcessorCount;
+}
+
 bool cc_emulated(void) {
     return false;
 }
