@@ -24,7 +24,9 @@ struct kn_bf16 {
 #include <cuda_runtime.h>
 
 #define KN_DEVICE __device__ __forceinline__
-#define KN_UNROLL _Pragma("unroll") /* before loops over arrays that must live in registers */
+#define KN_METHOD __device__ __forceinline__ /* of a struct */
+#define KN_UNROLL _Pragma("unroll")     /* before loops over arrays that must live in registers */
+#define KN_UNROLL_8 _Pragma("unroll 8") /* before loops whose loads are to overlap */
 
 /* Dynamic shared memory of the block, as many bytes as kn_launch was given. */
 #define KN_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
@@ -138,6 +140,34 @@ KN_DEVICE void kn_read_16(uint32_t r[4], const void *global) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "l"(global));
+}
+
+/* The same, 4 and 2 bytes. */
+KN_DEVICE uint32_t kn_read_4(const void *global) {
+    uint32_t r;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(r) : "l"(global));
+    return r;
+}
+
+KN_DEVICE uint16_t kn_read_2(const void *global) {
+    uint16_t r;
+    asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(r) : "l"(global));
+    return r;
+}
+
+/* 16 and 8 bytes of any memory, aligned. */
+KN_DEVICE void kn_load_16(uint32_t r[4], const void *p) {
+    const uint4 x = *(const uint4 *)p;
+    r[0] = x.x;
+    r[1] = x.y;
+    r[2] = x.z;
+    r[3] = x.w;
+}
+
+KN_DEVICE void kn_load_8(uint32_t r[2], const void *p) {
+    const uint2 x = *(const uint2 *)p;
+    r[0] = x.x;
+    r[1] = x.y;
 }
 
 /* ---- launches ----

@@ -14,6 +14,15 @@ extern "C" {
 
 void kn_cuda_linear(const kn_linear *p, kn_cuda_stream stream);
 
+/* The same, to try a way that it would not choose. All ways give the same bits. */
+typedef enum kn_cuda_way {
+    KN_CUDA_ANY_WAY,
+    KN_CUDA_ROWS_FIRST, /* input rows in a launch of their own */
+    KN_CUDA_IN_ONE,     /* every block makes them, where that is possible */
+} kn_cuda_way;
+
+void kn_cuda_linear_by(const kn_linear *p, kn_cuda_way way, kn_cuda_stream stream);
+
 /* ---- around products that others make ---- */
 
 /* Elements between rows of bf16: a multiple of 16 bytes, filled up with zeros. */

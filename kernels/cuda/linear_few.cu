@@ -1,46 +1,82 @@
-/* y (+)= act(W norm(x) . mul + bias), in two launches: `make_rows` writes the input rows as the
- * products want them (bf16, or quantised as quant.h says), `products` does everything else.
+/* Products of few rows, which is decoding: each weight is read once, straight from memory to the
+ * registers that the tensor cores take it from, and nothing else is to cost time.
  *
- * A block of `products` owns 32 outputs of up to 8 NT rows. Inputs are cut into groups of 128 that
- * are dealt to the warps. For its group a warp multiplies 32 outputs x 128 inputs with the rows on
- * tensor cores, weights as left operand straight from memory, rows as right operand, eight at a
- * time; so one row costs the same reads of weights as sixty-four. The sums of groups go to shared
- * memory. Then every thread takes NT pairs (output, row) and adds their groups up, ascending:
+ * A block owns 32 outputs of up to 8 NT rows. Inputs are cut into groups of 128, groups into pieces
+ * (linear_pieces.cuh), and batches of groups are dealt to the warps. A warp multiplies 32 outputs x
+ * 128 inputs with the rows, weights as left operand, rows as right operand, eight at a time; so one
+ * row costs the same reads of weights as sixty-four. DEPTH pieces are under way at any time: a
+ * piece of the next batch is asked for when the registers of one of this batch have been used. The
+ * sums of groups go to shared memory. Then every thread takes NT pairs (output, row) and adds their
+ * groups up, ascending:
  *
  *   packed  y = fma(dot, d scale, y)   dot is exact, so these are the bits of every other backend
  *   bf16    y += sum of the group
  *
  * Neither depends on NT, on the number of rows or on the place of a row among them. With many
- * groups this goes in rounds of 64 KiB of sums. What follows a product is done on the finished
- * sums.
+ * groups this goes in rounds. A second matrix (the GLU) follows the first as if it had more groups
+ * of it. What follows a product is done on the finished sums.
  *
- * Which lane reads what. An instruction's operands are read 16 bytes a lane where they lie: the sum
- * over inputs may run in any order within a group as long as both operands agree on it, and the
- * left operand's rows may be any outputs. Lane (g, t) takes outputs 4g .. 4g+3, as rows g and g+8
- * of two operands. Of their inputs it takes
- *
- * - bf16: inputs 8t .. 8t+7 of 32, for two products of 16 inputs;
- * - q8: steps t and t+4 of eight (quant.h), four inputs each, 16 bytes of four outputs;
- * - q4: pair t of four, inputs 8t .. 8t+7, expanded to weight + 128 in a byte, as in q8: sub (code
- *   - 8) + 128 = sub code + (128 - 8 sub), four bytes in one multiplication, since no byte leaves
- *   0 .. 255.
- *
- * The offset of 128 is taken out with the sum of the row's group. f16 and f32 weights, which no
- * published model needs on a device, go through `plain_products`, a warp for an output. */
-#include "kernels/cuda/linear_common.cuh"
+ * The first pieces are asked for before this launch waits for the one before it: no launch writes
+ * weights. With up to eight rows each block may also make the input rows itself, in shared memory,
+ * while those pieces are on their way (MAKE). That costs reading the rows once per block, from the
+ * second-level cache, and saves a launch: see kn_linear_wants_one. */
+#include "kernels/cuda/linear_pieces.cuh"
+#include "kernels/cuda/linear_rows.cuh"
 
-enum { OUTS = 32, ROUND_WORDS = 16384 };
+enum {
+    OUTS = 32,
+    ROUND_BYTES = 68 << 10, /* of sums; two blocks find room on every device */
+    MOST_ONE_BYTES = 96 << 10,
+};
 
-/* ---- sums of one group ---- */
+static_assert((int)PRODUCT_THREADS == (int)ROW_THREADS, "a block of products makes rows");
 
-/* Where the lane's four outputs of a row of the left operands' products belong. */
+template <kn_dtype FORMAT, int NT> struct few_shape {
+    typedef kn_piece<FORMAT> piece;
+    enum {
+        MOST = 8 / NT < 4 / piece::OF_GROUP ? 8 / NT : 4 / piece::OF_GROUP,
+        GROUPS = MOST > 1 ? MOST : 1, /* of a batch */
+        PIECES = GROUPS * piece::OF_GROUP,
+        DEPTH = PIECES > 2 && NT == 8 ? 2 : PIECES,
+        PACKED = FORMAT >= KN_PLAIN_COUNT,
+    };
+};
+
+/* The batches of both matrices, and how the memory of a block is divided, in bytes. The first sums
+ * lie where the rows were summed up before. */
+struct few_plan {
+    int cols;
+    int batches, all; /* of a matrix, of both */
+    int round;        /* batches at a time, a multiple of the warps */
+    int words;        /* of a group's sums: [rows][32], then the scales of packed ones */
+    int rows;         /* that have sums */
+    int totals_at, rows_at, scales_at, row_bytes;
+};
+
+struct few_args {
+    kn_linear_args x;
+    few_plan plan;
+};
+
+/* ---- sums ---- */
+
+/* Where the sum of an output and a row lies: outputs in an order that keeps stores of eight lanes
+ * on different banks. */
+KN_DEVICE int sum_place(int row, int out) {
+    return row * OUTS + (out ^ (row >> 1 & 3) * 8);
+}
+
+/* The lane's four outputs of two rows of each eight. */
 template <typename D, int NT>
-KN_DEVICE void put_sums(D *parts, const D low[NT][4], const D high[NT][4]) {
+KN_DEVICE void put_sums(uint32_t *parts, int rows, const D low[NT][4], const D high[NT][4]) {
     const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     KN_UNROLL
     for (int n = 0; n < NT; n++)
         for (int e = 0; e < 2; e++) {
-            D *to = parts + (n * 8 + 2 * t + e) * OUTS + 4 * g;
+            const int row = n * 8 + 2 * t + e;
+            D *to = (D *)parts + sum_place(row, 4 * g);
+            if (NT == 1 && row >= rows)
+                continue;
             to[0] = low[n][e];
             to[1] = low[n][2 + e];
             to[2] = high[n][e];
@@ -48,214 +84,262 @@ KN_DEVICE void put_sums(D *parts, const D low[NT][4], const D high[NT][4]) {
         }
 }
 
-/* 8 bf16 of a row of weights; zeros beyond its end. */
-KN_DEVICE void read_weights(uint32_t r[4], const uint16_t *row, int64_t at, int64_t cols,
-                            bool whole) {
-    if (whole && at < cols) {
-        kn_read_16(r, row + at);
-        return;
-    }
-    for (int i = 0; i < 4; i++) {
-        const int64_t k = at + 2 * i;
-        r[i] = (k < cols ? row[k] : 0u) | (k + 1 < cols ? (uint32_t)row[k + 1] : 0u) << 16;
-    }
-}
+template <bool PACKED> struct sum_of;
+template <> struct sum_of<true> { typedef int32_t type; };
+template <> struct sum_of<false> { typedef float type; };
 
-template <int NT>
-KN_DEVICE void sum_bf16(float *parts, const kn_linear_args &x, const kn_tensor &w, int64_t group,
-                        int64_t out, int64_t first) {
-    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint16_t *rows[4];
-    for (int i = 0; i < 4; i++) {
-        const int64_t row = out + 4 * g + i;
-        rows[i] = (const uint16_t *)w.data + (row < w.rows ? row : w.rows - 1) * w.cols;
-    }
-    const bool whole = w.cols % 8 == 0 && (uintptr_t)w.data % 16 == 0;
-    float low[NT][4] = {}, high[NT][4] = {};
-    KN_UNROLL
-    for (int step = 0; step < KN_Q_GROUP / 32; step++) {
-        const int64_t at = group * KN_Q_GROUP + step * 32 + 8 * t;
-        uint32_t a[4][4];
-        KN_UNROLL
-        for (int i = 0; i < 4; i++)
-            read_weights(a[i], rows[i], at, w.cols, whole);
-        KN_UNROLL
-        for (int n = 0; n < NT; n++) {
-            const int64_t row = first + n * 8 + g;
-            const uint16_t *from = x.half + (row < x.p.n ? row : x.p.n - 1) * x.lda + at;
-            uint32_t b[4] = {0, 0, 0, 0};
-            if (at < x.lda)
-                for (int i = 0; i < 4; i++)
-                    b[i] = ((const uint32_t *)from)[i];
-            kn_multiply_32(low[n], high[n], a, b);
-        }
-    }
-    put_sums<float, NT>(parts, low, high);
-}
+/* The pieces of a batch, as many as are under way at once. */
+template <kn_dtype FORMAT, int NT> struct ring {
+    kn_piece<FORMAT> piece[few_shape<FORMAT, NT>::DEPTH];
+};
 
-/* Four outputs' weights + 128 of inputs (.., 0) and (.., 1): the lane's share of 32 inputs. */
-template <kn_dtype FORMAT>
-KN_DEVICE void read_codes(uint32_t a[4][2], const unsigned char *group, int64_t inputs, int half,
-                          int step) {
-    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t r[4], s[4];
-    if (FORMAT == KN_Q8) {
-        const unsigned char *codes = group + KN_Q_SCALES + half * 128 + 16 * g;
-        kn_read_16(r, codes + (step * 8 + t) * 256);
-        kn_read_16(s, codes + (step * 8 + 4 + t) * 256);
-        for (int i = 0; i < 4; i++) {
-            a[i][0] = r[i];
-            a[i][1] = s[i];
-        }
-        return;
+/* A lane's outputs of the first matrix; those of the second are so many bytes on. */
+struct places {
+    kn_outs w;
+    int64_t apart;
+};
+
+/* A piece of a batch, which is counted over both matrices. */
+template <kn_dtype FORMAT, int NT> struct piece_place {
+    typedef kn_piece<FORMAT> piece;
+    int batch, group, part;
+    bool second, there;
+    KN_METHOD piece_place(const few_args &f, int virtual_batch, int p) {
+        const int inputs = KN_Q_GROUP / piece::OF_GROUP;
+        second = virtual_batch >= f.plan.batches;
+        batch = virtual_batch - (second ? f.plan.batches : 0);
+        group = batch * few_shape<FORMAT, NT>::GROUPS + p / piece::OF_GROUP;
+        part = p % piece::OF_GROUP;
+        there = virtual_batch < f.plan.all && group * KN_Q_GROUP + part * inputs < f.plan.cols;
     }
-    const unsigned char *subs = group + KN_Q_SCALES, *codes = subs + 2 * inputs;
-    kn_read_16(r, codes + (step * 4 + t) * 256 + half * 128 + 16 * g);
-    const uint32_t factors = *(const uint32_t *)(subs + step * KN_Q_OUTS + half * 32 + 4 * g);
-    for (int i = 0; i < 4; i++) {
-        const uint32_t nibble = factors >> (8 * i + t / 2 * 4) & 15;
-        const uint32_t sub = nibble < 8 ? nibble : nibble - 16,
-                       to_128 = 0x01010101u * (128 - 8 * sub);
-        a[i][0] = (r[i] & 0x0F0F0F0Fu) * sub + to_128;
-        a[i][1] = (r[i] >> 4 & 0x0F0F0F0Fu) * sub + to_128;
-    }
-}
+};
 
 template <kn_dtype FORMAT, int NT>
-KN_DEVICE void sum_packed(int32_t *parts, const kn_linear_args &x, const unsigned char *group,
-                          int64_t number, int half, int64_t first) {
-    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int64_t left = x.q.ldq - number * KN_Q_GROUP;
-    const int64_t inputs = left < KN_Q_GROUP ? left : (int64_t)KN_Q_GROUP;
-    int32_t low[NT][4] = {}, high[NT][4] = {};
-    KN_UNROLL
-    for (int step = 0; step < KN_Q_GROUP / 32; step++) {
-        if (step * 32 >= inputs)
-            break;
-        uint32_t a[4][2];
-        read_codes<FORMAT>(a, group, inputs, half, step);
-        const uint32_t first_rows[4] = {a[0][0], a[1][0], a[0][1], a[1][1]};
-        const uint32_t other_rows[4] = {a[2][0], a[3][0], a[2][1], a[3][1]};
-        KN_UNROLL
-        for (int n = 0; n < NT; n++) {
-            const int64_t row = first + n * 8 + g;
-            const int8_t *q =
-                x.q.q + (row < x.p.n ? row : x.p.n - 1) * x.q.ldq + number * KN_Q_GROUP + step * 32;
-            const int8_t *one = FORMAT == KN_Q8 ? q + 4 * t : q + 8 * t;
-            const int8_t *two = FORMAT == KN_Q8 ? q + 4 * t + 16 : q + 8 * t + 4;
-            const uint32_t b[2] = {*(const uint32_t *)one, *(const uint32_t *)two};
-            kn_mma_u8s8(low[n], first_rows, b);
-            kn_mma_u8s8(high[n], other_rows, b);
-        }
-    }
-    put_sums<int32_t, NT>(parts, low, high);
+KN_DEVICE void fetch_piece(ring<FORMAT, NT> &r, const few_args &f, const places &at, int batch,
+                           int p) {
+    const piece_place<FORMAT, NT> q(f, batch, p);
+    kn_outs from = at.w;
+    from.at += q.second ? at.apart : 0;
+    if (q.there)
+        kn_fetch(r.piece[p % few_shape<FORMAT, NT>::DEPTH], from, f.plan.cols, q.group, q.part);
 }
 
-/* ---- all groups ---- */
-
-KN_DEVICE const unsigned char *group_at(const kn_linear_args &x, const kn_tensor &w, int64_t out,
-                                        int64_t group) {
-    const int64_t bytes =
-        KN_Q_SCALES +
-        (w.dtype == KN_Q8 ? KN_Q_GROUP * KN_Q_OUTS : 2 * KN_Q_GROUP + KN_Q_GROUP * KN_Q_OUTS / 2);
-    return (const unsigned char *)w.data + out / KN_Q_OUTS * x.tile_bytes + group * bytes;
-}
-
+/* The sums of a batch's groups, to parts; the next batch of this warp is asked for on the way. */
 template <kn_dtype FORMAT, int NT>
-KN_DEVICE void sum_group(void *parts, const kn_linear_args &x, const kn_tensor &w, int64_t group,
-                         int64_t out, int64_t first) {
-    if (FORMAT == KN_BF16)
-        sum_bf16<NT>((float *)parts, x, w, group, out, first);
-    else
-        sum_packed<FORMAT, NT>((int32_t *)parts, x, group_at(x, w, out, group), group,
-                               (int)(out / OUTS % 2), first);
+KN_DEVICE void sum_batch(uint32_t *parts, ring<FORMAT, NT> &r, const few_args &f, const places &at,
+                         const kn_row_view &rows, int batch) {
+    typedef few_shape<FORMAT, NT> S;
+    typedef typename sum_of<S::PACKED>::type D;
+    D low[NT][4] = {}, high[NT][4] = {};
+    KN_UNROLL
+    for (int p = 0; p < S::PIECES; p++) {
+        const piece_place<FORMAT, NT> q(f, batch, p);
+        const int next = p + S::DEPTH;
+        kn_piece<FORMAT> &piece = r.piece[p % S::DEPTH];
+        if (q.there)
+            kn_multiply<NT>(low, high, piece, rows, q.group, q.part);
+        const bool whole = q.part == S::piece::OF_GROUP - 1;
+        uint32_t *to = parts + (p / S::piece::OF_GROUP) * f.plan.words;
+        if (q.part == 0 && S::PACKED)
+            ((uint16_t *)(to + f.plan.rows * OUTS))[threadIdx.x % 32] = piece.d;
+        fetch_piece<FORMAT, NT>(r, f, at, next < S::PIECES ? batch : batch + PRODUCT_WARPS,
+                                next % S::PIECES);
+        if (!whole)
+            continue;
+        put_sums<D, NT>(to, f.plan.rows, low, high);
+        KN_UNROLL
+        for (int n = 0; n < NT; n++)
+            for (int e = 0; e < 4; e++)
+                low[n][e] = high[n][e] = 0;
+    }
 }
+
+/* ---- adding groups up ---- */
 
 /* y after one more group of an output and a row. */
-template <kn_dtype FORMAT>
-KN_DEVICE float add_group(float y, const void *part, const kn_linear_args &x, const kn_tensor &w,
-                          int64_t group, int64_t out, int64_t row) {
-    if (FORMAT == KN_BF16)
-        return y + *(const float *)part;
-    const int64_t at = row * x.groups + group;
-    const int32_t dot = *(const int32_t *)part - 128 * x.q.sum[at];
-    const uint16_t d = ((const uint16_t *)group_at(x, w, out, group))[out % KN_Q_OUTS];
-    return fmaf((float)dot, kn_float_of_bits((uint32_t)d << 16) * x.q.scale[at], y);
+template <bool PACKED>
+KN_DEVICE float add_group(float y, const uint32_t *part, const kn_qrows &q, int rows, int64_t group,
+                          int row, int64_t of) {
+    const int out = (int)threadIdx.x % OUTS;
+    const uint32_t *sum = part + sum_place(row, out);
+    if (!PACKED)
+        return y + *(const float *)sum;
+    const int64_t at = of * q.groups + group;
+    const int32_t dot = *(const int32_t *)sum - 128 * q.sum[at];
+    const uint16_t d = ((const uint16_t *)(part + rows * OUTS))[out];
+    return fmaf((float)dot, kn_float_of_bits((uint32_t)d << 16) * q.scale[at], y);
 }
 
+/* What batches [begin, end) of a matrix add to this thread's outputs. totals: where they are kept
+ * from round to round. */
 template <kn_dtype FORMAT, int NT>
-KN_DEVICE void sum_matrix(float y[NT], const kn_linear_args &x, const kn_tensor &w, uint32_t *parts,
-                          int64_t out0, int64_t first) {
-    enum { WORDS = NT * 8 * OUTS, ROUND = ROUND_WORDS / WORDS };
-    const int64_t out = out0 + threadIdx.x % OUTS;
-    for (int64_t begin = 0; begin < x.groups; begin += ROUND) {
-        const int64_t end = begin + ROUND < x.groups ? begin + ROUND : x.groups;
-        kn_sync_block(); /* the round before has been added up */
-        for (int64_t g = begin + threadIdx.x / 32; g < end; g += PRODUCT_WARPS)
-            sum_group<FORMAT, NT>(parts + (g - begin) * WORDS, x, w, g, out0, first);
-        kn_sync_block();
-        KN_UNROLL
-        for (int i = 0; i < NT; i++) {
-            const int at = (int)threadIdx.x + i * PRODUCT_THREADS;
-            const int64_t row = first + at / OUTS;
-            if (row >= x.p.n || out >= w.rows)
-                continue;
-            for (int64_t g = begin; g < end; g++)
-                y[i] = add_group<FORMAT>(y[i], parts + (g - begin) * WORDS + at, x, w, g, out, row);
-        }
-    }
-}
-
-template <kn_dtype FORMAT, int NT>
-static __global__ void __launch_bounds__(PRODUCT_THREADS) products(kn_linear_args x) {
-    KN_SHARED(shared);
-    kn_depend();
-    const int64_t out0 = (int64_t)blockIdx.x * OUTS, first = (int64_t)blockIdx.y * NT * 8;
-    float y[NT] = {}, z[NT] = {};
-    sum_matrix<FORMAT, NT>(y, x, x.w, (uint32_t *)shared, out0, first);
-    if (x.two)
-        sum_matrix<FORMAT, NT>(z, x, x.w2, (uint32_t *)shared, out0, first);
-    KN_UNROLL
+KN_DEVICE void add_batches(float *totals, const uint32_t *parts, const few_args &f,
+                           const kn_qrows &q, int begin, int end, int64_t first) {
+    typedef few_shape<FORMAT, NT> S;
+    const int groups = (int)f.x.groups, to = end * S::GROUPS < groups ? end * S::GROUPS : groups;
     for (int i = 0; i < NT; i++) {
-        const int at = (int)threadIdx.x + i * PRODUCT_THREADS;
-        const int64_t out = out0 + at % OUTS, row = first + at / OUTS;
-        if (out < x.w.rows && row < x.p.n)
-            kn_linear_finish(x, y[i], z[i], out, row);
+        const int row = (int)threadIdx.x / OUTS + i * (PRODUCT_THREADS / OUTS);
+        const uint32_t *part = parts;
+        if (first + row >= f.x.p.n)
+            break;
+        float y = begin ? totals[i * PRODUCT_THREADS] : 0;
+        KN_UNROLL_8
+        for (int g = begin * S::GROUPS; g < to; g++, part += f.plan.words)
+            y = add_group<S::PACKED>(y, part, q, f.plan.rows, g, row, first + row);
+        totals[i * PRODUCT_THREADS] = y;
     }
 }
 
-/* ---- f32 and f16 weights ---- */
-
-KN_DEVICE float plain_dot(const kn_linear_args &x, const kn_tensor &w, int64_t out, int64_t row) {
-    float sum = 0;
-    for (int64_t i = threadIdx.x % 32; i < w.cols; i += 32)
-        sum = fmaf(kn_plain_weight(w, out * w.cols + i), x.a[row * x.lda + i], sum);
-    for (int apart = 16; apart > 0; apart /= 2)
-        sum += kn_shfl_xor(sum, apart);
-    return sum;
+template <kn_dtype FORMAT, int NT>
+KN_DEVICE void add_round(float *totals, const uint32_t *parts, const few_args &f, const kn_qrows &q,
+                         int begin, int end, int64_t first) {
+    const int one = f.plan.batches;
+    if (begin < one)
+        add_batches<FORMAT, NT>(totals, parts, f, q, begin, end < one ? end : one, first);
+    if (end <= one)
+        return;
+    const int skipped = begin < one ? one - begin : 0;
+    add_batches<FORMAT, NT>(totals + NT * PRODUCT_THREADS,
+                            parts + skipped * few_shape<FORMAT, NT>::GROUPS * f.plan.words, f, q,
+                            begin + skipped - one, end - one, first);
 }
 
-static __global__ void __launch_bounds__(PRODUCT_THREADS) plain_products(kn_linear_args x) {
-    kn_depend();
-    const int64_t out = (int64_t)blockIdx.x * PRODUCT_WARPS + threadIdx.x / 32;
-    if (out >= x.w.rows)
-        return;
-    for (int64_t row = blockIdx.y; row < x.p.n; row += gridDim.y) {
-        const float y = plain_dot(x, x.w, out, row), z = x.two ? plain_dot(x, x.w2, out, row) : 0;
-        if (threadIdx.x % 32 == 0)
-            kn_linear_finish(x, y, z, out, row);
+/* ---- rows in shared memory ---- */
+
+template <kn_dtype FORMAT>
+KN_DEVICE kn_row_room room_for_rows(unsigned char *shared, const few_args &f) {
+    kn_row_room r = {};
+    unsigned char *rows = shared + f.plan.rows_at;
+    r.filled = kn_padded(f.plan.cols);
+    r.ld = f.plan.row_bytes / kn_piece<FORMAT>::ROW_BYTES;
+    if (FORMAT == KN_BF16) {
+        r.half = (uint16_t *)rows;
+    } else {
+        r.q = (int8_t *)rows;
+        r.scale = (float *)(shared + f.plan.scales_at);
+        r.sum = (int32_t *)(r.scale + f.x.p.n * f.x.groups);
+    }
+    return r;
+}
+
+/* The rows, and their scales, where the products are to find them. */
+template <kn_dtype FORMAT, bool MAKE>
+KN_DEVICE kn_row_view take_rows(kn_qrows *q, unsigned char *shared, const few_args &f,
+                                int64_t first) {
+    const kn_linear_args &x = f.x;
+    const int lane = (int)threadIdx.x % 4 * kn_piece<FORMAT>::LANE_BYTES;
+    kn_row_view v = {};
+    v.first = (int)first + (int)threadIdx.x % 32 / 4;
+    v.last = (int)x.p.n - 1;
+    *q = x.q;
+    if (!MAKE) {
+        const bool half = FORMAT == KN_BF16;
+        v.data = (half ? (const unsigned char *)x.half : (const unsigned char *)x.q.q) + lane;
+        v.stride = (uint32_t)(half ? x.lda * 2 : x.q.ldq);
+        v.filled = (int)(half ? x.lda : x.q.ldq);
+        return v;
+    }
+    const kn_row_room room = room_for_rows<FORMAT>(shared, f);
+    for (int64_t row = 0; row < x.p.n; row++)
+        kn_make_row(x, room, row, (float *)shared);
+    kn_sync_block();
+    v.data = shared + f.plan.rows_at + lane;
+    v.stride = (uint32_t)f.plan.row_bytes;
+    v.filled = (int)room.filled;
+    q->scale = room.scale;
+    q->sum = room.sum;
+    return v;
+}
+
+/* ---- the kernel ---- */
+
+template <kn_dtype FORMAT, int NT, bool MAKE>
+static __global__ void __launch_bounds__(PRODUCT_THREADS, 2) products(few_args f) {
+    KN_SHARED(shared);
+    typedef few_shape<FORMAT, NT> S;
+    const kn_linear_args &x = f.x;
+    const int64_t out0 = (int64_t)blockIdx.x * OUTS, first = (int64_t)blockIdx.y * NT * 8;
+    const int64_t apart = x.two ? (const char *)x.w2.data - (const char *)x.w.data : 0;
+    const places at = {kn_outs_at<FORMAT>(x, x.w, out0), apart};
+    int batch = (int)threadIdx.x / 32;
+    ring<FORMAT, NT> r = {};
+
+    kn_depend_early();
+    KN_UNROLL
+    for (int p = 0; p < S::DEPTH; p++)
+        fetch_piece<FORMAT, NT>(r, f, at, batch, p);
+    kn_depend_wait();
+
+    kn_qrows q;
+    const kn_row_view rows = take_rows<FORMAT, MAKE>(&q, shared, f, first);
+    const int64_t out = out0 + threadIdx.x % OUTS, my_row = first + threadIdx.x / OUTS;
+    kn_out_extras extras = {};
+    if (NT == 1 && out < x.w.rows && my_row < x.p.n)
+        extras = kn_linear_extras(x, out, my_row);
+
+    uint32_t *parts = (uint32_t *)shared;
+    float *totals = (float *)(shared + f.plan.totals_at) + threadIdx.x;
+    for (int begin = 0; begin < f.plan.all; begin += f.plan.round) {
+        const int to = begin + f.plan.round, end = to < f.plan.all ? to : f.plan.all;
+        for (; batch < end; batch += PRODUCT_WARPS)
+            sum_batch<FORMAT, NT>(parts + (batch - begin) * S::GROUPS * f.plan.words, r, f, at,
+                                  rows, batch);
+        kn_sync_block();
+        add_round<FORMAT, NT>(totals, parts, f, q, begin, end, first);
+        if (end < f.plan.all)
+            kn_sync_block();
+    }
+    for (int i = 0; i < NT; i++) {
+        const int64_t row = my_row + i * (PRODUCT_THREADS / OUTS);
+        if (out >= x.w.rows || row >= x.p.n)
+            break;
+        if (NT > 1)
+            extras = kn_linear_extras(x, out, row);
+        kn_linear_finish(x, extras, totals[i * PRODUCT_THREADS],
+                         x.two ? totals[(NT + i) * PRODUCT_THREADS] : 0, out, row);
     }
 }
 
 /* ---- launches ---- */
 
+static int64_t round_up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+template <kn_dtype FORMAT, int NT> static few_plan plan_few(const kn_linear_args &x, int64_t room) {
+    typedef few_shape<FORMAT, NT> S;
+    few_plan p = {};
+    p.cols = (int)x.w.cols;
+    p.batches = (int)kn_ceil_div(x.groups, S::GROUPS);
+    p.all = (x.two ? 2 : 1) * p.batches;
+    p.rows = NT > 1 || x.p.n > 8 ? NT * 8 : (int)x.p.n;
+    p.words = p.rows * OUTS + (S::PACKED ? OUTS / 2 : 0);
+    const int64_t batch_bytes = (int64_t)S::GROUPS * p.words * 4, fits = room / batch_bytes;
+    const int64_t all = round_up(p.all, PRODUCT_WARPS), some = fits / PRODUCT_WARPS * PRODUCT_WARPS;
+    p.round = (int)(some > all ? all : some < PRODUCT_WARPS ? (int64_t)PRODUCT_WARPS : some);
+    p.totals_at = (int)round_up(p.round * batch_bytes, 128);
+    p.rows_at = p.totals_at + 2 * NT * PRODUCT_THREADS * 4;
+    return p;
+}
+
+/* Rows in shared memory, behind the sums. */
+template <kn_dtype FORMAT> static few_plan plan_one(const kn_linear_args &x) {
+    typedef kn_piece<FORMAT> piece;
+    const int64_t row_bytes = round_up(x.w.cols * piece::ROW_BYTES, 128) + piece::ROW_TURN;
+    const int64_t scales = x.packed ? x.p.n * x.groups * 8 : 0;
+    const int64_t totals = 2 * PRODUCT_THREADS * 4 + 128;
+    few_plan p = plan_few<FORMAT, 1>(x, MOST_ONE_BYTES - x.p.n * row_bytes - scales - totals);
+    p.row_bytes = (int)row_bytes;
+    p.scales_at = p.rows_at + (int)(x.p.n * row_bytes);
+    return p;
+}
+
 template <kn_dtype FORMAT, int NT>
 static void launch_rows(const kn_linear_args &x, cudaStream_t stream) {
-    const int64_t words = (int64_t)NT * 8 * OUTS * x.groups;
-    kn_launch(products<FORMAT, NT>, dim3(kn_ceil_div(x.w.rows, OUTS), kn_ceil_div(x.p.n, NT * 8)),
-              dim3(PRODUCT_THREADS),
-              sizeof(float) * (size_t)(words < ROUND_WORDS ? words : (int64_t)ROUND_WORDS), stream,
-              x);
+    const few_args f = {x, plan_few<FORMAT, NT>(x, ROUND_BYTES)};
+    kn_launch(products<FORMAT, NT, false>,
+              dim3(kn_ceil_div(x.w.rows, OUTS), kn_ceil_div(x.p.n, NT * 8)), dim3(PRODUCT_THREADS),
+              (size_t)f.plan.rows_at, stream, f);
 }
 
 template <kn_dtype FORMAT>
@@ -275,11 +359,57 @@ void kn_linear_few(const kn_linear_args &x, cudaStream_t stream) {
         launch_products<KN_BF16>(x, stream);
     else if (x.w.dtype == KN_Q8)
         launch_products<KN_Q8>(x, stream);
-    else if (x.w.dtype == KN_Q4)
-        launch_products<KN_Q4>(x, stream);
     else
-        kn_launch(
-            plain_products,
-            dim3(kn_ceil_div(x.w.rows, PRODUCT_WARPS), (unsigned)(x.p.n < 1024 ? x.p.n : 1024)),
-            dim3(PRODUCT_THREADS), 0, stream, x);
+        launch_products<KN_Q4>(x, stream);
+}
+
+static few_plan plan_of(const kn_linear_args &x) {
+    return x.w.dtype == KN_BF16 ? plan_one<KN_BF16>(x)
+           : x.w.dtype == KN_Q8 ? plan_one<KN_Q8>(x)
+                                : plan_one<KN_Q4>(x);
+}
+
+static int64_t one_bytes(const kn_linear_args &x, const few_plan &p) {
+    return p.scales_at + (x.packed ? x.p.n * x.groups * 8 : 0);
+}
+
+/* Whether two matrices of n rows share memory: as columns of one they may interlace. */
+static bool overlap(const float *a, int64_t lda, int64_t a_cols, const float *b, int64_t ldb,
+                    int64_t b_cols, int64_t n) {
+    const uintptr_t a0 = (uintptr_t)a, b0 = (uintptr_t)b;
+    const uintptr_t a1 = a0 + (uintptr_t)((n - 1) * lda + a_cols) * sizeof *a;
+    const uintptr_t b1 = b0 + (uintptr_t)((n - 1) * ldb + b_cols) * sizeof *b;
+    if (a1 <= b0 || b1 <= a0)
+        return false;
+    if (lda != ldb)
+        return true;
+    const int64_t apart = (int64_t)((b0 - a0) / sizeof *a) % lda,
+                  at = apart < 0 ? apart + lda : apart;
+    return at < a_cols || at + b_cols > lda;
+}
+
+bool kn_linear_fits_one(const kn_linear_args &x) {
+    const kn_linear &p = x.p;
+    if (p.n > 8 || x.plain || overlap(p.x, p.ldx, x.w.cols, p.y, p.ldy, x.w.rows, p.n) ||
+        (p.mul && overlap(p.mul, p.ldmul, x.w.cols, p.y, p.ldy, x.w.rows, p.n)))
+        return false;
+    return one_bytes(x, plan_of(x)) <= MOST_ONE_BYTES;
+}
+
+/* A launch of its own for the rows costs about 2 us: its own start, the reading of a row, and a
+ * second wait of the products. Rows made by every block are read blocks times, at the 5 TB/s or so
+ * of a second-level cache: 8 MiB take as long. */
+bool kn_linear_wants_one(const kn_linear_args &x) {
+    const int64_t blocks = kn_ceil_div(x.w.rows, OUTS);
+    const int64_t row_bytes = x.w.cols * (x.p.mul ? 8 : 4);
+    return blocks * x.p.n * row_bytes <= 8 << 20;
+}
+
+void kn_linear_in_one(const kn_linear_args &x, cudaStream_t stream) {
+    const few_args f = {x, plan_of(x)};
+    void (*kernel)(few_args) = x.w.dtype == KN_BF16 ? products<KN_BF16, 1, true>
+                               : x.w.dtype == KN_Q8 ? products<KN_Q8, 1, true>
+                                                    : products<KN_Q4, 1, true>;
+    kn_launch(kernel, dim3(kn_ceil_div(x.w.rows, OUTS)), dim3(PRODUCT_THREADS),
+              (size_t)one_bytes(x, f.plan), stream, f);
 }

@@ -7,20 +7,14 @@
 static __global__ void __launch_bounds__(ROW_THREADS) make_rows(kn_linear_args x) {
     KN_SHARED(shared);
     kn_depend();
-    const int64_t row = blockIdx.x, cols = x.w.cols;
-    const row_norm n = measure_row(x.p, x.p.x + row * x.p.ldx, cols, (float *)shared);
-    if (x.packed) {
-        for (int64_t g = threadIdx.x / 32; g < x.groups; g += ROW_WARPS)
-            quantise_group(x, n, row, g);
-        return;
-    }
-    for (int64_t i = threadIdx.x; i < x.lda; i += ROW_THREADS) {
-        const float a = i < cols ? row_value(x.p, n, row, i) : 0.0f;
-        if (x.half)
-            x.half[row * x.lda + i] = kn_to_bf16(a).bits;
-        else
-            ((float *)x.p.work)[row * x.lda + i] = a;
-    }
+    kn_row_room to = {};
+    to.plain = x.a;
+    to.half = x.half;
+    to.q = x.q.q;
+    to.scale = x.q.scale;
+    to.sum = x.q.sum;
+    to.ld = to.filled = x.packed ? x.q.ldq : x.lda;
+    kn_make_row(x, to, blockIdx.x, (float *)shared);
 }
 
 void kn_linear_make_rows(const kn_linear_args &x, cudaStream_t stream) {

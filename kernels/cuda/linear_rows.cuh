@@ -1,29 +1,51 @@
 /* The input rows of a product, norm(x) . mul: in f32, rounded to bf16, or quantised as quant.h
- * says. One order of operations, for a block of ROW_THREADS, whoever wants the row. */
+ * says. One order of operations, for a block of ROW_THREADS, whoever wants the row and wherever it
+ * goes. */
 #ifndef TNL_CUDA_LINEAR_ROWS_CUH
 #define TNL_CUDA_LINEAR_ROWS_CUH
 
 #include "kernels/cuda/linear_common.cuh"
+
+/* Where rows go, in global or shared memory: one of plain, half and q. */
+struct kn_row_room {
+    float *plain;
+    uint16_t *half;
+    int8_t *q;
+    float *scale; /* of q, as in kn_qrows */
+    int32_t *sum;
+    int64_t ld, filled; /* elements between rows; those that a row has with its filling */
+};
 
 /* What norm(x) . mul is made from: a = (x - mean) f. */
 struct row_norm {
     float mean, f;
 };
 
+enum { ROW_BATCH = 8 }; /* elements that a thread asks for at once */
+
+/* Sum of x, or of (x - mean)^2, over what this thread has of a row. */
+template <bool SQUARES> KN_DEVICE float kn_row_sum(const float *x, int64_t cols, float mean) {
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < cols; i += ROW_BATCH * ROW_THREADS) {
+        float v[ROW_BATCH];
+        KN_UNROLL
+        for (int j = 0; j < ROW_BATCH; j++)
+            v[j] = i + j * ROW_THREADS < cols ? x[i + j * ROW_THREADS] : mean;
+        KN_UNROLL
+        for (int j = 0; j < ROW_BATCH; j++)
+            sum = SQUARES ? fmaf(v[j] - mean, v[j] - mean, sum) : sum + v[j];
+    }
+    return sum;
+}
+
 KN_DEVICE row_norm measure_row(const kn_linear &p, const float *x, int64_t cols, float *parts) {
     row_norm n = {0, 1};
     if (p.norm.kind == KN_NORM_NONE)
         return n;
-    float sum = 0;
-    if (p.norm.kind == KN_NORM_LAYER) {
-        for (int64_t i = threadIdx.x; i < cols; i += ROW_THREADS)
-            sum += x[i];
-        n.mean = kn_block_sum(sum, parts) / (float)cols;
-        sum = 0;
-    }
-    for (int64_t i = threadIdx.x; i < cols; i += ROW_THREADS)
-        sum = fmaf(x[i] - n.mean, x[i] - n.mean, sum);
-    n.f = 1 / sqrtf(kn_block_sum(sum, parts) / (float)cols + p.norm.eps);
+    if (p.norm.kind == KN_NORM_LAYER)
+        n.mean = kn_block_sum(kn_row_sum<false>(x, cols, 0), parts) / (float)cols;
+    const float squares = kn_block_sum(kn_row_sum<true>(x, cols, n.mean), parts);
+    n.f = 1 / sqrtf(squares / (float)cols + p.norm.eps);
     return n;
 }
 
@@ -36,38 +58,67 @@ KN_DEVICE float row_value(const kn_linear &p, row_norm n, int64_t row, int64_t i
     return p.mul ? a * p.mul[row * p.ldmul + i] : a;
 }
 
+/* The largest of a warp's magnitudes, as bits: as integers they are ordered, and NaN and infinity
+ * are largest. */
+KN_DEVICE uint32_t kn_warp_top(uint32_t top) {
+    for (int apart = 16; apart > 0; apart /= 2) {
+        const uint32_t other = kn_shfl_xor_bits(top, apart);
+        top = other > top ? other : top;
+    }
+    return top;
+}
+
 /* One group of a row, by one warp: four inputs a lane. See kn_qrows. */
-KN_DEVICE void quantise_group(const kn_linear_args &x, row_norm n, int64_t row, int64_t group) {
+KN_DEVICE void kn_quantise_group(const kn_linear_args &x, const kn_row_room &to, row_norm n,
+                                 int64_t row, int64_t group) {
     const int64_t cols = x.w.cols, lane = threadIdx.x % 32, at = group * KN_Q_GROUP + lane * 4;
     float a[4];
-    uint32_t top = 0; /* as integers magnitudes are ordered, and NaN and infinity are largest */
+    uint32_t top = 0;
+    KN_UNROLL
     for (int i = 0; i < 4; i++) {
         a[i] = at + i < cols ? row_value(x.p, n, row, at + i) : 0.0f;
         const uint32_t bits = kn_bits_of_float(a[i]) & 0x7FFFFFFFu;
         top = bits > top ? bits : top;
     }
-    for (int apart = 16; apart > 0; apart /= 2) {
-        const uint32_t other = kn_shfl_xor_bits(top, apart);
-        top = other > top ? other : top;
-    }
+    top = kn_warp_top(top);
     const float most = kn_float_of_bits(top), factor = 127 / most;
     const bool none = top >= 0x7F800000u || most < 0x1p-100f;
     uint32_t codes = 0;
     int32_t sum = 0;
-    for (int i = 0; i < 4 && !none; i++) {
-        const int32_t code = (int32_t)rintf(a[i] * factor);
+    KN_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const int32_t code = none ? 0 : (int32_t)rintf(a[i] * factor);
         codes |= ((uint32_t)code & 0xFFu) << 8 * i;
         sum += code;
     }
     for (int apart = 16; apart > 0; apart /= 2)
         sum += (int32_t)kn_shfl_xor_bits((uint32_t)sum, apart);
-    if (at < x.q.ldq)
-        *(uint32_t *)(x.q.q + row * x.q.ldq + at) = codes;
+    if (at < to.filled)
+        *(uint32_t *)(to.q + row * to.ld + at) = codes;
     if (lane == 0) {
-        x.q.sum[row * x.groups + group] = sum;
-        x.q.scale[row * x.groups + group] = top >= 0x7F800000u ? kn_float_of_bits(0x7FC00000u)
-                                            : none             ? 0
-                                                               : most / 127;
+        to.sum[row * x.groups + group] = sum;
+        to.scale[row * x.groups + group] = top >= 0x7F800000u ? kn_float_of_bits(0x7FC00000u)
+                                           : none             ? 0
+                                                              : most / 127;
+    }
+}
+
+/* Row `row`, by the whole block. parts: shared, ROW_WARPS floats. */
+KN_DEVICE void kn_make_row(const kn_linear_args &x, const kn_row_room &to, int64_t row,
+                           float *parts) {
+    const int64_t cols = x.w.cols;
+    const row_norm n = measure_row(x.p, x.p.x + row * x.p.ldx, cols, parts);
+    if (to.q) {
+        for (int64_t g = threadIdx.x / 32; g < x.groups; g += ROW_WARPS)
+            kn_quantise_group(x, to, n, row, g);
+        return;
+    }
+    for (int64_t i = threadIdx.x; i < to.filled; i += ROW_THREADS) {
+        const float a = i < cols ? row_value(x.p, n, row, i) : 0.0f;
+        if (to.half)
+            to.half[row * to.ld + i] = kn_to_bf16(a).bits;
+        else
+            to.plain[row * to.ld + i] = a;
     }
 }
 

@@ -107,9 +107,7 @@ static __global__ void __launch_bounds__(PRODUCT_THREADS) tile_products(kn_linea
 }
 
 bool kn_linear_fits_tiles(const kn_linear_args &x) {
-    return x.w.dtype == KN_BF16 && x.p.n > 64 && x.w.cols % 8 == 0 &&
-           (uintptr_t)x.w.data % 16 == 0 &&
-           (!x.two || ((uintptr_t)x.w2.data % 16 == 0 && x.p.epi == KN_STORE));
+    return x.w.dtype == KN_BF16 && !x.plain && x.p.n > 64 && (!x.two || x.p.epi == KN_STORE);
 }
 
 static void launch_tiles(const kn_linear_args &x, cudaStream_t stream) {

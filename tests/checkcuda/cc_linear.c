@@ -88,11 +88,8 @@ static size_t work_bytes(int64_t n, int64_t cols) {
 }
 
 /* bare: nothing before the product, and after it only what rounds as on the CPU. */
-static linear_case draw_case(cc *c, kn_dtype t, bool bare) {
-    static const int64_t sizes[] = {1, 31, 40, 96, 128, 200, 264, 1050};
+static linear_case draw_sized(cc *c, kn_dtype t, bool bare, int64_t n, int64_t rows, int64_t cols) {
     linear_case l = {0};
-    const int64_t n = cc_between(c, 0, 2) ? cc_between(c, 1, 20) : cc_between(c, 1, 200);
-    const int64_t rows = cc_between(c, 1, 150), cols = sizes[cc_between(c, 0, 7)];
     l.w = draw_weights(c, t, rows, cols, &l.weight_bytes);
     l.work_bytes = work_bytes(n, cols);
     const bool two = cc_between(c, 0, 2) == 0;
@@ -128,6 +125,12 @@ static linear_case draw_case(cc *c, kn_dtype t, bool bare) {
     return l;
 }
 
+static linear_case draw_case(cc *c, kn_dtype t, bool bare) {
+    static const int64_t sizes[] = {1, 31, 40, 96, 128, 200, 264, 1050, 1056};
+    const int64_t n = cc_between(c, 0, 2) ? cc_between(c, 1, 20) : cc_between(c, 1, 200);
+    return draw_sized(c, t, bare, n, cc_between(c, 1, 150), sizes[cc_between(c, 0, 8)]);
+}
+
 static void free_case(linear_case *l) {
     const void *all[] = {l->w.data,  l->w2.data, l->p.x,    l->p.y,   l->p.bias,
                          l->p.bias2, l->p.mul,   l->norm_w, l->norm_b};
@@ -155,8 +158,10 @@ static void apart(const kn_linear *p, float *sums, float *sums2, int64_t ld) {
     kn_cuda_linear_finish(p, sums, sums2, ld, NULL);
 }
 
+enum { IN_PARTS = 100, IN_PLACE }; /* beside the ways of linear_cuda.h */
+
 /* y after the operation on rows [from, from + n). */
-static float *run(cc *c, const linear_case *l, int64_t from, int64_t n, bool in_one) {
+static float *run(cc *c, const linear_case *l, int64_t from, int64_t n, int way) {
     const kn_linear *h = &l->p;
     const size_t f = sizeof(float), rows = (size_t)l->w.rows, cols = (size_t)l->w.cols;
     kn_tensor w = l->w, w2 = l->w2;
@@ -171,6 +176,8 @@ static float *run(cc *c, const linear_case *l, int64_t from, int64_t n, bool in_
     p.x = x + from * p.ldx;
     p.mul = mul ? mul + from * p.ldmul : NULL;
     p.y = y + from * p.ldy;
+    if (way == IN_PLACE)
+        p.x = p.y;
     p.bias = up(h->bias, rows * f);
     p.bias2 = up(h->bias2, rows * f);
     p.norm.w = up(l->norm_w, cols * f);
@@ -178,10 +185,10 @@ static float *run(cc *c, const linear_case *l, int64_t from, int64_t n, bool in_
     p.work = cc_device(l->work_bytes);
     const int64_t ld = (int64_t)rows + 3;
     float *sums = cc_device((size_t)(n * ld) * f), *sums2 = cc_device((size_t)(n * ld) * f);
-    if (in_one)
-        kn_cuda_linear(&p, NULL);
-    else
+    if (way == IN_PARTS)
         apart(&p, sums, sums2, ld);
+    else
+        kn_cuda_linear_by(&p, way == IN_PLACE ? KN_CUDA_IN_ONE : (kn_cuda_way)way, NULL);
     const char *error = cc_sync();
     cc_expect(c, !error, "%s: %s", l->what, error ? error : "");
     float *got = need(l->y_floats, f);
@@ -348,18 +355,37 @@ static void against_double(cc *c, const linear_case *l, const float *got) {
     free(a);
 }
 
+/* A few rows of many groups of inputs, which go in rounds; every row against itself alone. */
+static void check_long(cc *c, kn_dtype t) {
+    linear_case l = draw_sized(c, t, false, cc_between(c, 0, 1) ? 8 : 33, 40, 8200);
+    float *got = run(c, &l, 0, l.p.n, KN_CUDA_ROWS_FIRST), *one = run(c, &l, 0, 8, KN_CUDA_IN_ONE);
+    against_double(c, &l, got);
+    for (int64_t row = 0; row < 8; row++)
+        same(c, l.what, "in one", one + row * l.p.ldy, got + row * l.p.ldy, (size_t)l.w.rows);
+    free(got);
+    free(one);
+    free_case(&l);
+}
+
 static void check_case(cc *c, kn_dtype t, bool bare) {
     linear_case l = draw_case(c, t, bare);
-    float *got = run(c, &l, 0, l.p.n, true);
+    float *got = run(c, &l, 0, l.p.n, KN_CUDA_ANY_WAY);
     against_double(c, &l, got);
     if (bare && t >= KN_PLAIN_COUNT)
         against_cpu(c, &l, got);
     const int64_t row = cc_between(c, 0, l.p.n - 1);
-    float *alone = run(c, &l, row, 1, true);
+    float *alone = run(c, &l, row, 1, KN_CUDA_ANY_WAY);
     same(c, l.what, "a row alone", alone + row * l.p.ldy, got + row * l.p.ldy, (size_t)l.w.rows);
-    float *parts = run(c, &l, 0, l.p.n, false);
-    same(c, l.what, "in parts", parts, got, l.y_floats);
-    free(parts);
+    static const struct {
+        int way;
+        const char *name;
+    } ways[] = {
+        {KN_CUDA_ROWS_FIRST, "rows first"}, {KN_CUDA_IN_ONE, "in one"}, {IN_PARTS, "in parts"}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        float *other = run(c, &l, 0, l.p.n, ways[i].way);
+        same(c, l.what, ways[i].name, other, got, l.y_floats);
+        free(other);
+    }
     for (int64_t i = 0; i < l.p.n; i++) /* gaps between rows */
         for (int64_t o = l.w.rows; o < l.p.ldy; o++)
             cc_expect(c, got[i * l.p.ldy + o] == l.p.y[i * l.p.ldy + o], "%s: gap", l.what);
@@ -401,6 +427,22 @@ static void check_rows(cc *c) {
     free_case(&l);
 }
 
+/* With a norm y may be x: no block may then read what another one writes. */
+static void check_in_place(cc *c, kn_dtype t) {
+    linear_case l = draw_sized(c, t, false, cc_between(c, 1, 8), 136, 136);
+    l.p.norm.kind = KN_NORM_SRMS;
+    l.p.ldx = l.p.ldy;
+    free((void *)(uintptr_t)l.p.x);
+    l.p.x = draw(c, l.y_floats, 1);
+    l.x_floats = l.y_floats;
+    memcpy(l.p.y, l.p.x, l.y_floats * sizeof(float));
+    float *want = run(c, &l, 0, l.p.n, KN_CUDA_ANY_WAY), *got = run(c, &l, 0, l.p.n, IN_PLACE);
+    same(c, l.what, "in place", got, want, l.y_floats);
+    free(want);
+    free(got);
+    free_case(&l);
+}
+
 /* Rows that hold a NaN, an infinity or nothing but zeros are treated as on the CPU. */
 static void check_rare_rows(cc *c) {
     for (int kind = 0; kind < 3; kind++) {
@@ -408,7 +450,7 @@ static void check_rare_rows(cc *c) {
         float *x = (float *)(uintptr_t)l.p.x;
         for (int64_t i = 0; i < l.w.cols; i++)
             x[i] = kind == 0 && i == l.w.cols / 2 ? NAN : kind == 1 && i == 0 ? INFINITY : 0;
-        float *got = run(c, &l, 0, l.p.n, true);
+        float *got = run(c, &l, 0, l.p.n, KN_CUDA_ANY_WAY);
         bool good = true;
         for (int64_t o = 0; o < l.w.rows; o++)
             good &= kind < 2 ? isnan(got[o]) : isfinite(got[o]);
@@ -421,9 +463,11 @@ static void check_rare_rows(cc *c) {
 void cc_check_linear(cc *c) {
     if (!cc_section(c, "linear"))
         return;
-    for (int t = 0; t < KN_DTYPE_COUNT; t++)
+    for (int t = 0; t < KN_F8; t++)
         for (int i = 0; i < 8; i++)
             check_case(c, (kn_dtype)t, i % 2);
+    check_long(c, (kn_dtype)cc_between(c, KN_BF16, KN_Q4));
+    check_in_place(c, (kn_dtype)cc_between(c, KN_BF16, KN_Q4));
     for (int i = 0; i < 4; i++)
         check_rows(c);
     check_rare_rows(c);

@@ -311,14 +311,38 @@ uint32_t kn_shfl_xor_bits(uint32_t x, int mask) {
     return word(emu_exchange(&x, sizeof x), emu_lane() ^ mask, 0);
 }
 
+static void read_aligned(void *to, const void *from, size_t bytes) {
+    if ((uintptr_t)from % bytes)
+        give_up("read at a misaligned address");
+    memcpy(to, from, bytes);
+}
+
 void kn_read_16(uint32_t r[4], const void *global) {
-    if ((uintptr_t)global % 16)
-        give_up("read of 16 bytes at a misaligned address");
-    memcpy(r, global, 16);
+    read_aligned(r, global, 16);
 }
 
 void kn_read_shared_16(uint32_t r[4], const void *shared) {
-    kn_read_16(r, shared);
+    read_aligned(r, shared, 16);
+}
+
+void kn_load_16(uint32_t r[4], const void *p) {
+    read_aligned(r, p, 16);
+}
+
+void kn_load_8(uint32_t r[2], const void *p) {
+    read_aligned(r, p, 8);
+}
+
+uint32_t kn_read_4(const void *global) {
+    uint32_t r;
+    read_aligned(&r, global, sizeof r);
+    return r;
+}
+
+uint16_t kn_read_2(const void *global) {
+    uint16_t r;
+    read_aligned(&r, global, sizeof r);
+    return r;
 }
 
 void kn_mma_u8s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {

@@ -33,7 +33,9 @@ extern emu_indices emu_now;
 #define __global__
 #define __launch_bounds__(...)
 #define KN_DEVICE static inline
+#define KN_METHOD inline
 #define KN_UNROLL
+#define KN_UNROLL_8
 #define KN_SHARED(name) unsigned char *const name = emu_shared()
 
 enum { EMU_WARP = 32, EMU_SLOT = 32 };
@@ -101,6 +103,10 @@ float kn_shfl_xor(float x, int mask);
 uint32_t kn_shfl_xor_bits(uint32_t x, int mask);
 void kn_read_16(uint32_t r[4], const void *global);
 void kn_read_shared_16(uint32_t r[4], const void *shared);
+void kn_load_16(uint32_t r[4], const void *p);
+void kn_load_8(uint32_t r[2], const void *p);
+uint32_t kn_read_4(const void *global);
+uint16_t kn_read_2(const void *global);
 void kn_mma_u8s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]);
 void kn_ldmatrix(uint32_t r[4], const void *row);
 void kn_ldmatrix_trans(uint32_t r[4], const void *row);

@@ -3,6 +3,7 @@
 #include "kernels/cuda/linattn_step.cu"
 #include "kernels/cuda/linear_cuda.cu"
 #include "kernels/cuda/linear_few.cu"
+#include "kernels/cuda/linear_plain.cu"
 #include "kernels/cuda/linear_rows.cu"
 #include "kernels/cuda/linear_tiles.cu"
 #include "kernels/cuda/peaks_cuda.cu"
