@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "model/forward.h"
 #include "server/cli/cli.h"
@@ -10,7 +11,7 @@
 
 typedef struct settings {
     cli_model_opts model;
-    bool json;
+    bool json, ids;
 } settings;
 
 static const cli_opt rows[] = {
@@ -18,6 +19,10 @@ static const cli_opt rows[] = {
      .type = CLI_BOOL,
      .offset = offsetof(settings, json),
      .help = "one JSON object instead of lines"},
+    {.flag = "ids",
+     .type = CLI_BOOL,
+     .offset = offsetof(settings, ids),
+     .help = "the file holds token ids, 1,2,3 or 1 2 3, instead of text"},
     CLI_MODEL_ROWS(settings, model),
 };
 
@@ -40,7 +45,7 @@ typedef struct eval {
     mdl_ctx *ctx;
     mdl_state *state;
     char *text;
-    size_t n_bytes;
+    size_t n_bytes; /* of text; 0: token ids were given */
     int32_t *ids;
     size_t n_ids;
     double nll, seconds; /* nats */
@@ -88,12 +93,32 @@ static tnl_status run_steps(eval *e, tnl_error *err) {
     return TNL_OK;
 }
 
+static tnl_status read_ids(eval *e, const char *path, tnl_error *err) {
+    const int64_t vocab = mdl_model_spec(e->model)->vocab;
+    if (strlen(e->text) != e->n_bytes)
+        return tnl_fail(err, TNL_E_DATA, "%s: found a zero byte, expected token ids", path);
+    TNL_TRY(cli_parse_ids(e->text, &e->ids, &e->n_ids, err));
+    for (size_t i = 0; i < e->n_ids; i++)
+        if (e->ids[i] >= vocab)
+            return tnl_fail(err, TNL_E_DATA, "%s: entry %zu: found token %d, expected 0..%lld",
+                            path, i, (int)e->ids[i], (long long)vocab - 1);
+    e->n_bytes = 0;
+    return TNL_OK;
+}
+
+static tnl_status read_tokens(eval *e, bool ids, char const *const *operand, tnl_error *err) {
+    if (ids)
+        return read_ids(e, operand[1], err);
+    TNL_TRY(cli_open_tokenizer(&e->tok, operand[0], e->model, err));
+    return cli_encode(e->tok, mdl_model_spec(e->model), e->text, e->n_bytes, &e->ids, &e->n_ids,
+                      err);
+}
+
 static tnl_status evaluate(eval *e, const settings *o, char const *const *operand, tnl_error *err) {
     TNL_TRY(cli_read_file(operand[1], &e->text, &e->n_bytes, err));
     TNL_TRY(cli_open_model(&e->model, &o->model, operand[0], err));
-    TNL_TRY(cli_open_tokenizer(&e->tok, operand[0], e->model, err));
+    TNL_TRY(read_tokens(e, o->ids, operand, err));
     const mdl_spec *s = mdl_model_spec(e->model);
-    TNL_TRY(cli_encode(e->tok, s, e->text, e->n_bytes, &e->ids, &e->n_ids, err));
     if (e->n_ids < 2)
         return tnl_fail(err, TNL_E_DATA, "%s: %zu tokens, expected at least 2", operand[1],
                         e->n_ids);
@@ -110,18 +135,21 @@ static void print_result(const eval *e, const settings *o) {
     double ppl = exp(e->nll / predicted), bits = e->nll / log(2.0);
     const char *weights = kn_dtypes[mdl_model_weights(e->model)->dtype].name;
     if (o->json) {
-        printf("{\"weights\":\"%s\",\"tokens\":%zu,\"predicted\":%zu,\"bytes\":%zu,\"nll\":%.17g,"
-               "\"perplexity\":%.9g,\"bits_per_byte\":%.9g,\"bits_per_token\":%.9g,"
-               "\"tokens_per_s\":%.2f}\n",
-               weights, e->n_ids, e->n_ids - 1, e->n_bytes, e->nll, ppl, bits / (double)e->n_bytes,
-               bits / predicted, predicted / e->seconds);
+        printf("{\"weights\":\"%s\",\"tokens\":%zu,\"predicted\":%zu,", weights, e->n_ids,
+               e->n_ids - 1);
+        if (e->n_bytes > 0)
+            printf("\"bytes\":%zu,\"bits_per_byte\":%.9g,", e->n_bytes, bits / (double)e->n_bytes);
+        printf("\"nll\":%.17g,\"perplexity\":%.9g,\"bits_per_token\":%.9g,\"tokens_per_s\":%.2f}\n",
+               e->nll, ppl, bits / predicted, predicted / e->seconds);
         return;
     }
-    printf("weights         %s\ntokens          %zu (%.2f bytes each)\n"
-           "perplexity      %.4f\nbits per byte   %.5f\n"
-           "speed           %.0f tokens/s\n",
-           weights, e->n_ids, (double)e->n_bytes / (double)e->n_ids, ppl, bits / (double)e->n_bytes,
-           predicted / e->seconds);
+    printf("weights         %s\ntokens          %zu", weights, e->n_ids);
+    if (e->n_bytes > 0)
+        printf(" (%.2f bytes each)", (double)e->n_bytes / (double)e->n_ids);
+    printf("\nperplexity      %.4f\n", ppl);
+    if (e->n_bytes > 0)
+        printf("bits per byte   %.5f\n", bits / (double)e->n_bytes);
+    printf("speed           %.0f tokens/s\n", predicted / e->seconds);
 }
 
 int cli_eval(int argc, char **argv) {

@@ -232,6 +232,28 @@ def test_eval_refuses(tnl, model, tmp_path):
     assert tnl("eval", model, tmp_path, code=None).code in (66, 74)
 
 
+def test_eval_ids(tnl, bare, tmp_path):
+    """Without a tokenizer, and against the sum of what generate says of the same tokens."""
+    path = tmp_path / "ids.txt"
+    ids = [5, 17, 3, 40, 9]
+    path.write_text(" ".join(map(str, ids)) + "\n")
+    r = tnl("eval", bare, path, "--ids", "--json").json
+    assert r["tokens"] == 5 and r["predicted"] == 4 and "bytes" not in r
+    assert math.isclose(r["perplexity"], math.exp(r["nll"] / 4), rel_tol=1e-6)
+    assert tnl("eval", bare, "-", "--ids", "--json", stdin=b"5,17,3,40,9").json["nll"] == r["nll"]
+    assert "bits per byte" not in tnl("eval", bare, path, "--ids").out
+    parts = [tnl("eval", bare, "-", "--ids", "--json", stdin=b"5,17,3").json["nll"],
+             tnl("eval", bare, "-", "--ids", "--json", stdin=b"5,17,3,40").json["nll"]]
+    assert 0 < parts[0] < parts[1] < r["nll"]
+
+
+def test_eval_ids_refuses(tnl, bare):
+    for text, code, words in ((b"1", 65, "1 tokens"), (b"1,2,x", 2, "entry 2"),
+                              (b"1,99999999", 65, "found token 99999999"), (b"1,-2", 2, "entry 1"),
+                              (b"1,2\0,3", 65, "zero byte")):
+        assert words in tnl("eval", bare, "-", "--ids", stdin=text, code=code).err
+
+
 # ---- shapes ----
 
 def test_published_shapes():

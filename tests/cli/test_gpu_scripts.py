@@ -214,6 +214,9 @@ def test_no_torch(tmp_path):
 # ---- scripts/gpu-check ----
 
 
+TNL = """case "$*" in *:99*) exit 69;; eval*) echo '"nll":7.5,';; *) echo 1 2 3;; esac"""
+
+
 def check(tmp_path, *args, code=0, **programs):
     """With these scripts as its tools and as what a build would make."""
     tools, build = tmp_path / "tools", tmp_path / "build"
@@ -226,8 +229,9 @@ def check(tmp_path, *args, code=0, **programs):
             script(cuda / name, text)
     for name in {"meson", "ninja"} - set(programs):
         script(tools / name, "echo 1.0")
-    script(build / "tnl", programs.get("tnl", "case \"$*\" in *:99*) exit 69;; esac; echo 1 2 3"))
-    script(tools / "timeout", 'shift 3; exec /usr/bin/timeout 2 "$@"')
+    script(build / "tnl", programs.get("tnl", TNL))
+    script(tools / "timeout",
+           'shift 3; case $1 in *cuda_model) n=2;; *) n=60;; esac; exec /usr/bin/timeout $n "$@"')
     script(tools / "nvcc", "echo sm_90")
     script(tools / "nvidia-smi", "echo 9.0")
     env = {"PATH": "%s:%s" % (tools, os.environ["PATH"]), "CJSON_DIR": "", "CUDA_HOME": ""}
@@ -241,7 +245,7 @@ def summary(p):
 def test_check_passes(tmp_path):
     told = tmp_path / "told"
     p = check(tmp_path, "--no-bench", meson='echo "$@" >>%s' % told)
-    assert summary(p)[0].startswith("== summary: 8 steps passed, 0 failed")
+    assert summary(p)[0].startswith("== summary: 9 steps passed, 0 failed")
     assert "-Dgpu_archs=sm_90a" in told.read_text()
     assert "-Dserver=disabled" in told.read_text()
 
@@ -251,6 +255,13 @@ def test_check_goes_on(tmp_path):
     assert summary(p)[1:] == ["FAILED: kernels against float64 (exit status 3)",
                               "FAILED: the model against the CPU (stopped after 120 s)"]
     assert "-- the engine on the GPU: ok" in p.stdout
+
+
+def test_check_compares(tmp_path):
+    for loss, same in (("12.0", True), ("$([ $7 = cpu ] && echo 1.0 || echo 1.02)", False)):
+        p = check(tmp_path, "--no-bench", code=0 if same else 1,
+                  tnl="case \"$*\" in *:99*) exit 69;; eval*) echo \"\\\"nll\\\":%s,\";; esac" % loss)
+        assert ("FAILED: the same loss (exit status 1)" in summary(p)) != same, p.stdout
 
 
 def test_check_counts_the_benchmark(tmp_path):
