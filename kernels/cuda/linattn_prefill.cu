@@ -148,9 +148,9 @@ KN_DEVICE void split(uint32_t *high, uint32_t *low, float x, float y) {
 /* ---- the products of a chunk ---- */
 
 /* O = S^T Q^T. */
-template <typename T>
-KN_DEVICE void read_state(float O[][4], const float S[][4], unsigned char *Q) {
+template <typename T> KN_DEVICE void read_state(float O[][4], const float S[][4], uint32_t Q) {
     const int lane = (int)threadIdx.x % 32;
+    const uint32_t q = piece<T::DK * 2>(Q, lane % 8 + lane / 16 * 8, lane / 8 % 2);
     KN_UNROLL
     for (int k = 0; k < T::DK / 16; k++) {
         uint32_t high[4], low[4];
@@ -159,8 +159,7 @@ KN_DEVICE void read_state(float O[][4], const float S[][4], unsigned char *Q) {
         KN_UNROLL
         for (int n = 0; n < T::C / 8; n += 2) {
             uint32_t b[4];
-            kn_ldmatrix(
-                b, piece<T::DK * 2>(Q, n * 8 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+            kn_ldmatrix(b, shared_at(beside<T::DK * 2>(q, n * 8, k * 2)));
             kn_mma_bf16(O[n], low, b);
             kn_mma_bf16(O[n + 1], low, b + 2);
             kn_mma_bf16(O[n], high, b);
@@ -170,22 +169,24 @@ KN_DEVICE void read_state(float O[][4], const float S[][4], unsigned char *Q) {
 }
 
 /* P = decayed, masked Q K^T in bf16: tiles of 16 queries and 8 keys, dealt out to the warps. */
-template <typename T>
-KN_DEVICE void score(unsigned char *P, unsigned char *Q, unsigned char *K, const float *pow) {
+template <typename T> KN_DEVICE void score(uint32_t P, uint32_t Q, uint32_t K, const float *pow) {
     enum { ROWS = T::C / 16, GROUPS = T::WARPS / ROWS, TILES = T::C / 8 / GROUPS };
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const int m = warp % ROWS, first = warp / ROWS * TILES;
+    const uint32_t q = piece<T::DK * 2>(Q, m * 16 + lane % 16, lane / 16);
+    const uint32_t keys = piece<T::DK * 2>(K, first * 8 + lane % 8, lane / 8);
+    const uint32_t to = piece<T::C * 2>(P, m * 16 + lane / 4, first) + lane % 4 * 4;
     float acc[TILES][4] = {};
     KN_UNROLL
     for (int k = 0; k < T::DK / 16; k += 2) {
         uint32_t a[4], a2[4], b[4];
-        kn_ldmatrix(a, piece<T::DK * 2>(Q, m * 16 + lane % 16, k * 2 + lane / 16));
-        kn_ldmatrix(a2, piece<T::DK * 2>(Q, m * 16 + lane % 16, k * 2 + 2 + lane / 16));
+        kn_ldmatrix(a, shared_at(beside<T::DK * 2>(q, 0, k * 2)));
+        kn_ldmatrix(a2, shared_at(beside<T::DK * 2>(q, 0, k * 2 + 2)));
         KN_UNROLL
         for (int n = 0; n < TILES; n++) {
             if ((first + n) * 8 > m * 16 + 15)
                 continue;
-            kn_ldmatrix(b, piece<T::DK * 2>(K, (first + n) * 8 + lane % 8, k * 2 + lane / 8));
+            kn_ldmatrix(b, shared_at(beside<T::DK * 2>(keys, n * 8, k * 2)));
             kn_mma_bf16(acc[n], a, b);
             kn_mma_bf16(acc[n], a2, b + 2);
         }
@@ -198,28 +199,29 @@ KN_DEVICE void score(unsigned char *P, unsigned char *Q, unsigned char *K, const
                 continue;
             const float x = j <= i ? acc[n][e] * pow[i - j] : 0.0f;
             const float y = j + 1 <= i ? acc[n][e + 1] * pow[i - j - 1] : 0.0f;
-            ((uint32_t *)piece<T::C * 2>(P, i, first + n))[lane % 4] = kn_pack_bf16(x, y);
+            *(uint32_t *)shared_at(beside<T::C * 2>(to, e * 4, n)) = kn_pack_bf16(x, y);
         }
 }
 
 /* V^T of the warp's 16 columns as left operands, 16 keys each. */
-template <typename T> KN_DEVICE void load_values(uint32_t a[][4], unsigned char *V) {
+template <typename T> KN_DEVICE void load_values(uint32_t a[][4], uint32_t V) {
     const int lane = (int)threadIdx.x % 32, col = my_strip<T>() * 2 + lane / 8 % 2;
+    const uint32_t v = piece<T::DV * 2>(V, lane % 8 + lane / 16 * 8, col);
     KN_UNROLL
     for (int k = 0; k < T::C / 16; k++)
-        kn_ldmatrix_trans(a[k], piece<T::DV * 2>(V, k * 16 + lane % 8 + lane / 16 * 8, col));
+        kn_ldmatrix_trans(a[k], shared_at(beside<T::DV * 2>(v, k * 16, 0)));
 }
 
 /* O += V^T P^T; a query meets keys up to itself only. */
-template <typename T>
-KN_DEVICE void add_chunk(float O[][4], const uint32_t V[][4], unsigned char *P) {
+template <typename T> KN_DEVICE void add_chunk(float O[][4], const uint32_t V[][4], uint32_t P) {
     const int lane = (int)threadIdx.x % 32;
+    const uint32_t p = piece<T::C * 2>(P, lane % 8 + lane / 16 * 8, lane / 8 % 2);
     KN_UNROLL
     for (int n = 0; n < T::C / 8; n += 2)
         KN_UNROLL
     for (int k = 0; k <= n / 2; k++) {
         uint32_t b[4];
-        kn_ldmatrix(b, piece<T::C * 2>(P, n * 8 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+        kn_ldmatrix(b, shared_at(beside<T::C * 2>(p, n * 8, k * 2)));
         kn_mma_bf16(O[n], V[k], b);
         kn_mma_bf16(O[n + 1], V[k], b + 2);
     }
@@ -240,16 +242,16 @@ template <typename T> KN_DEVICE void decay_values(uint32_t V[][4], const float *
 
 /* S = fold(S, V^T K) with decayed values. */
 template <typename T>
-KN_DEVICE void fold_chunk(float S[][4], const uint32_t V[][4], unsigned char *K, float pow,
-                          float less) {
-    const int lane = (int)threadIdx.x % 32, first = my_keys<T>() / 8 + lane / 16;
+KN_DEVICE void fold_chunk(float S[][4], const uint32_t V[][4], uint32_t K, float pow, float less) {
+    const int lane = (int)threadIdx.x % 32;
+    const uint32_t keys = piece<T::DK * 2>(K, lane % 16, my_keys<T>() / 8 + lane / 16);
     KN_UNROLL
     for (int n = 0; n < T::KEYS / 8; n += 2) {
         float sum[2][4] = {};
         KN_UNROLL
         for (int k = 0; k < T::C / 16; k++) {
             uint32_t b[4];
-            kn_ldmatrix_trans(b, piece<T::DK * 2>(K, k * 16 + lane % 16, first + n));
+            kn_ldmatrix_trans(b, shared_at(beside<T::DK * 2>(keys, k * 16, n)));
             kn_mma_bf16(sum[0], V[k], b);
             kn_mma_bf16(sum[1], V[k], b + 2);
         }
@@ -309,8 +311,7 @@ KN_DEVICE void store_outputs(const output_rows &o, const token_span &s, const fl
 template <typename T> struct carry_rows { uint32_t k[T::K_QUADS][4], v[T::V_QUADS][4]; };
 
 template <typename T>
-KN_DEVICE void load_carry(carry_rows<T> *r, unsigned char *stage, const part_view &p, bool whole,
-                          int t) {
+KN_DEVICE void load_carry(carry_rows<T> *r, uint32_t stage, const part_view &p, bool whole, int t) {
     if constexpr (T::ROUND) {
         KN_UNROLL
         for (int n = 0; n < T::K_QUADS; n++)
@@ -325,7 +326,7 @@ KN_DEVICE void load_carry(carry_rows<T> *r, unsigned char *stage, const part_vie
     }
 }
 
-template <typename T> KN_DEVICE void store_carry(unsigned char *stage, const carry_rows<T> &r) {
+template <typename T> KN_DEVICE void store_carry(uint32_t stage, const carry_rows<T> &r) {
     if constexpr (T::ROUND) {
         KN_UNROLL
         for (int n = 0; n < T::K_QUADS; n++)
@@ -338,37 +339,39 @@ template <typename T> KN_DEVICE void store_carry(unsigned char *stage, const car
 
 /* Slots of a segment's parts, a tile of each. Two chunks are under way: one in shared memory or
  * about to be, one in registers if it has to be rounded. */
-template <typename T> static __global__ void __launch_bounds__(T::THREADS) carry(prefill_args x) {
-    KN_SHARED(shared);
+template <typename T>
+static __global__ void __launch_bounds__(T::THREADS, 1) carry(prefill_args x) {
     enum { STAGE = T::K_BYTES + T::V_BYTES };
-    kn_depend();
+    kn_depend_early();
     const int head = (int)blockIdx.y, across = (x.a.d.Dk + T::DK - 1) / T::DK;
     const int k0 = (int)blockIdx.z % across * T::DK, v0 = (int)blockIdx.z / across * T::DV;
     const int Dk = x.a.d.Dk - k0, Dv = x.a.d.Dv - v0, ld = x.a.d.Dv;
     part_view p = view_part(x, blockIdx.x, head, k0, v0);
+    kn_depend_wait(); /* parts, segments and tables are copied, not computed */
     if (p.part.index != 0 || p.part.of == 1)
         return;
     const int length = (int)x.plan.part_tokens;
     p.span.end = (p.part.of - 1) * length;
     const int64_t table = (int64_t)head * (KN_CUDA_POWERS + 1), corner = (int64_t)k0 * ld + v0;
-    float *const pow = (float *)(shared + 2 * STAGE);
+    float *const pow = (float *)shared_at(2 * STAGE);
     const float less = x.a.decay.less[table + T::C];
 
     carry_rows<T> rows;
-    load_carry<T>(&rows, shared, p, x.whole, 0);
+    load_carry<T>(&rows, 0, p, x.whole, 0);
     for (int i = (int)threadIdx.x; i <= T::C; i += T::THREADS)
         pow[i] = x.a.decay.pow[table + i];
     float S[T::KEYS / 8][4];
     load_state<T>(S, p.state.S + corner, ld, Dk, Dv);
-    for (int t = 0, n = 0, slot = p.part.slot; t < p.span.end; t += T::C, n++) {
-        unsigned char *const K = shared + (n & 1) * STAGE, *const V = K + T::K_BYTES;
+    uint32_t n = 0;
+    for (int t = 0, slot = p.part.slot; t < p.span.end; t += T::C, n++) {
+        const uint32_t K = (n & 1) * STAGE, V = K + T::K_BYTES;
         if (t % length == 0)
             save_state<T>(slot_of(x, slot++, head) + corner, S, ld, Dk, Dv);
         store_carry<T>(K, rows);
         kn_copy_wait<0>();
         kn_sync_block(); /* this chunk has come, the one before is done with */
         if (t + T::C < p.span.end)
-            load_carry<T>(&rows, shared + (~n & 1) * STAGE, p, x.whole, t + T::C);
+            load_carry<T>(&rows, (~n & 1) * STAGE, p, x.whole, t + T::C);
         uint32_t values[T::C / 16][4];
         load_values<T>(values, V);
         decay_values<T>(values, pow, T::C);
@@ -408,7 +411,7 @@ KN_DEVICE void load_quads(uint32_t r[][4], const part_view &p, int t) {
 }
 
 template <typename T, int first, int count>
-KN_DEVICE void store_quads(unsigned char *stage, const uint32_t r[][4]) {
+KN_DEVICE void store_quads(uint32_t stage, const uint32_t r[][4]) {
     if constexpr (T::ROUND) {
         KN_UNROLL
         for (int i = 0; i < count; i++) {
@@ -425,22 +428,13 @@ KN_DEVICE void store_quads(unsigned char *stage, const uint32_t r[][4]) {
 }
 
 template <typename T>
-KN_DEVICE void fetch_chunk(unsigned char *stage, const part_view &p, bool whole, int t) {
+KN_DEVICE void fetch_chunk(uint32_t stage, const part_view &p, bool whole, int t) {
     if constexpr (!T::ROUND) {
         fetch<T::DK, T::C, T::THREADS>(stage, p.q, p.span, whole, t);
         fetch<T::DK, T::C, T::THREADS>(stage + T::K_BYTES, p.k, p.span, whole, t);
         fetch<T::DV, T::C, T::THREADS>(stage + 2 * T::K_BYTES, p.v, p.span, whole, t);
         kn_copy_commit();
     }
-}
-
-template <typename T>
-KN_DEVICE void first_chunk(unsigned char *stage, const part_view &p, bool whole) {
-    enum { QUADS = walk_size<T>::QUADS };
-    uint32_t rows[T::ROUND ? QUADS : 1][4];
-    fetch_chunk<T>(stage, p, whole, p.begin);
-    load_quads<T, 0, QUADS>(rows, p, p.begin);
-    store_quads<T, 0, QUADS>(stage, rows);
 }
 
 KN_DEVICE output_rows outputs_of(const prefill_args &x, int head) {
@@ -454,25 +448,27 @@ KN_DEVICE output_rows outputs_of(const prefill_args &x, int head) {
 }
 
 template <typename T> static __global__ void __launch_bounds__(T::THREADS) walk(prefill_args x) {
-    KN_SHARED(shared);
     typedef walk_size<T> W;
     enum { SHARE = W::SHARE };
-    kn_depend();
+    kn_depend_early();
     const int head = (int)blockIdx.y, Dk = x.a.d.Dk, Dv = x.a.d.Dv;
     const part_view p = view_part(x, blockIdx.x, head, 0, 0);
-    unsigned char *const P = shared + 2 * W::STAGE;
-    float *const pow = (float *)(P + T::P_BYTES);
+    const uint32_t P = 2 * W::STAGE;
+    float *const pow = (float *)shared_at(P + T::P_BYTES);
     const int64_t table = (int64_t)head * (KN_CUDA_POWERS + 1);
     for (int i = (int)threadIdx.x; i <= T::C; i += T::THREADS)
         pow[i] = x.a.decay.pow[table + i];
-    first_chunk<T>(shared, p, x.whole);
-
+    kn_depend_wait(); /* parts, segments and tables are copied, not computed */
+    uint32_t first[T::ROUND ? W::QUADS : 1][4];
     float S[T::DK / 8][4];
+    fetch_chunk<T>(0, p, x.whole, p.begin);
+    load_quads<T, 0, W::QUADS>(first, p, p.begin);
     load_state<T>(S, p.part.slot < 0 ? p.state.S : slot_of(x, p.part.slot, head), Dv, Dk, Dv);
-    for (int t = p.begin, n = 0; t < p.span.end; t += T::C, n++) {
-        unsigned char *const Q = shared + (n & 1) * W::STAGE;
-        unsigned char *const K = Q + T::K_BYTES, *const V = K + T::K_BYTES;
-        unsigned char *const next = shared + (~n & 1) * W::STAGE;
+    store_quads<T, 0, W::QUADS>(0, first);
+    uint32_t n = 0;
+    for (int t = p.begin; t < p.span.end; t += T::C, n++) {
+        const uint32_t Q = (n & 1) * W::STAGE, K = Q + T::K_BYTES, V = K + T::K_BYTES;
+        const uint32_t next = (~n & 1) * W::STAGE;
         kn_copy_wait<0>();
         kn_sync_block(); /* this chunk has come, the one before is done with */
         fetch_chunk<T>(next, p, x.whole, t + T::C);
@@ -553,8 +549,6 @@ template <int DV, bool ROUND>
 static void pick_keys(const prefill_args &x, size_t shared, cudaStream_t stream) {
     if (x.a.d.Dk <= 64)
         launch_parts<64, DV, 64, ROUND>(x, stream);
-    else if (x.a.d.Dk > 128)
-        launch_parts<256, DV, 32, ROUND>(x, stream);
     else if (walk_size<tile<128, DV, 64, 128, ROUND>>::SHARED <= shared)
         launch_parts<128, DV, 64, ROUND>(x, stream);
     else
@@ -562,11 +556,13 @@ static void pick_keys(const prefill_args &x, size_t shared, cudaStream_t stream)
 }
 
 template <bool ROUND>
-static void pick_values(const prefill_args &x, size_t shared, cudaStream_t stream) {
-    if (x.a.d.Dv <= 64)
-        pick_keys<64, ROUND>(x, shared, stream);
-    else
+static void pick_sizes(const prefill_args &x, size_t shared, cudaStream_t stream) {
+    if (x.a.d.Dk > 128)
+        launch_parts<256, 128, 32, ROUND>(x, stream);
+    else if (x.a.d.Dv > 64)
         pick_keys<128, ROUND>(x, shared, stream);
+    else
+        pick_keys<64, ROUND>(x, shared, stream);
 }
 
 /* Rows that can be read 16 bytes at a time. */
@@ -587,9 +583,9 @@ void kn_cuda_linattn_prefill(const kn_cuda_linattn *a, const kn_cuda_plan *plan,
     x.plan = *plan;
     x.whole = aligned && a->dtype == KN_BF16;
     if (aligned && a->dtype == KN_F32)
-        pick_values<true>(x, shared_bytes, (cudaStream_t)stream);
+        pick_sizes<true>(x, shared_bytes, (cudaStream_t)stream);
     else
-        pick_values<false>(x, shared_bytes, (cudaStream_t)stream);
+        pick_sizes<false>(x, shared_bytes, (cudaStream_t)stream);
     if (plan->n_tails > 0)
         kn_launch(append, dim3((unsigned)a->n_segs, (unsigned)a->d.H), dim3(APPEND_THREADS), 0,
                   (cudaStream_t)stream, *a);

@@ -10,10 +10,25 @@
 
 #include "kernels/cuda/linattn_common.cuh"
 
-/* The 16-byte piece `col` of row `row` in a matrix whose rows have `bytes` bytes. */
-template <int bytes> KN_DEVICE unsigned char *piece(unsigned char *base, int row, int col) {
+/* Places in shared memory are offsets: what a lane adds to them is one exclusive or away from
+ * offset to offset, where pointers would fill registers. */
+KN_DEVICE unsigned char *shared_at(uint32_t offset) {
+    KN_SHARED(shared);
+    return shared + offset;
+}
+
+/* The 16-byte piece `col` of row `row` in a matrix whose rows have `bytes` bytes; base is a
+ * multiple of 128. */
+template <int bytes> KN_DEVICE uint32_t piece(uint32_t base, int row, int col) {
     const int turn = bytes >= 128 ? row & 7 : row >> 1 & 3;
-    return base + row * bytes + (col ^ turn) * 16;
+    return base + (uint32_t)(row * bytes + (col ^ turn) * 16);
+}
+
+/* The piece `rows` below and `cols` to the right of the one at `at`; rows is a multiple of 8, and
+ * cols has no bit that the column of `at` has. */
+template <int bytes> KN_DEVICE uint32_t beside(uint32_t at, int rows, int cols) {
+    const int turned = cols & (bytes >= 128 ? 7 : 3);
+    return (at ^ (uint32_t)(turned * 16)) + (uint32_t)(rows * bytes + (cols - turned) * 16);
 }
 
 /* q, k or v of a segment, some columns of one head. Tokens are counted from the block boundary
@@ -42,11 +57,10 @@ KN_DEVICE float token_value(const token_rows &m, const token_span &s, int t, int
 
 /* D columns of C rows from token t on. `whole`: rows are bf16 and aligned to 16 bytes. */
 template <int D, int C, int THREADS>
-KN_DEVICE void fetch(unsigned char *dst, const token_rows &m, const token_span &s, bool whole,
-                     int t) {
+KN_DEVICE void fetch(uint32_t dst, const token_rows &m, const token_span &s, bool whole, int t) {
     for (int i = (int)threadIdx.x; i < C * (D / 8); i += THREADS) {
         const int row = i / (D / 8), col = i % (D / 8) * 8, at = t + row;
-        uint32_t *to = (uint32_t *)piece<D * 2>(dst, row, col / 8);
+        uint32_t *to = (uint32_t *)shared_at(piece<D * 2>(dst, row, col / 8));
         if (whole && at >= s.pending && at < s.end && col < m.dim) {
             kn_copy_async(to, (const kn_bf16 *)m.own.p + (s.row + at) * m.own.ld + col);
             continue;
@@ -86,13 +100,13 @@ KN_DEVICE void load_quad(uint32_t r[4], const token_rows &m, const token_span &s
 }
 
 template <int D, int C, int THREADS>
-KN_DEVICE void store_quad(unsigned char *dst, const uint32_t r[4], int n) {
+KN_DEVICE void store_quad(uint32_t dst, const uint32_t r[4], int n) {
     typedef quads<D, C, THREADS> Q;
     const int col = (int)threadIdx.x % Q::PER_ROW;
     const int row = n * Q::STEP + (int)threadIdx.x / Q::PER_ROW;
     const uint64_t low = kn_pack_bf16(kn_float_of_bits(r[0]), kn_float_of_bits(r[1]));
     const uint64_t high = kn_pack_bf16(kn_float_of_bits(r[2]), kn_float_of_bits(r[3]));
-    ((uint64_t *)piece<D * 2>(dst, row, col / 2))[col % 2] = low | high << 32;
+    ((uint64_t *)shared_at(piece<D * 2>(dst, row, col / 2)))[col % 2] = low | high << 32;
 }
 
 #endif
