@@ -1,4 +1,5 @@
-/* What all backends share: the layout of the canonical state, decay tables, opening by name. */
+/* What all backends share: the layout of the canonical state, decay tables, moving bytes, opening
+ * by name. */
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -21,6 +22,23 @@ void kn_decay_fill(float *pow, float *fold, const double *s, int H, int block) {
             pow[(size_t)h * ((size_t)block + 1) + (size_t)n] = (float)exp(-s[h] * n);
         fold[h] = (float)expm1(-s[h] * block);
     }
+}
+
+void kn_copy(kn_backend *be, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+             size_t width, size_t rows) {
+    if (be->copy) {
+        be->copy(be, dst, dst_pitch, src, src_pitch, width, rows);
+        return;
+    }
+    for (size_t i = 0; i < rows; i++)
+        memcpy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+}
+
+void kn_clear(kn_backend *be, void *p, size_t bytes) {
+    if (be->clear)
+        be->clear(be, p, bytes);
+    else
+        memset(p, 0, bytes);
 }
 
 /* The number behind "cuda:"; -1: not one. */

@@ -94,6 +94,9 @@ typedef struct kn_linear {
     kn_epilogue epi;
     float *y; /* [N][w->rows]; not x (unless there is a norm), mul or work */
     int64_t ldy;
+    /* The rows are those of the step (kn_step), all of them in order: those of whole slices may go
+     * their own way (kn_backend.prompt_slice) */
+    bool in_step;
     /* kn_linear_work_bytes(be, n, w->cols) bytes, 64-byte aligned: holds a */
     void *work;
 } kn_linear;
@@ -114,14 +117,15 @@ typedef struct kn_decay {
     const double *slopes;
 } kn_decay;
 
-/* One sequence's share of a step in one layer.
+/* One sequence's share of a step.
  *
  * The canonical state of a layer after p tokens, per head h (head-major, one run of memory):
  *   S [Dk][Dv]  everything up to the last block boundary b = floor(p/B) B
  *   K [B][Dk], V [B][Dv]  the pending rows of tokens b..p-1; rows beyond are not read
- * kn_linattn_state_floats() elements in all, 64-byte aligned. */
+ * kn_linattn_state_floats() elements in all, 64-byte aligned. A sequence's state is that of all its
+ * layers, one after another. */
 typedef struct kn_linattn_seg {
-    float *state;       /* of this layer and sequence, updated in place */
+    float *state;       /* of this sequence, updated in place */
     int64_t pos;        /* p: tokens absorbed before this step */
     int64_t first, len; /* rows [first, first+len) of the packed batch; len 0 is legal */
 } kn_linattn_seg;
@@ -131,6 +135,18 @@ size_t kn_linattn_state_floats(const kn_linattn_dims *d, int block);
 
 /* Fill decay tables: pow [H][B+1], fold [H], from slopes s [H] (double). */
 void kn_decay_fill(float *pow, float *fold, const double *s, int H, int block);
+
+/* A step: what its operations compute on. The caller fills it in, in memory of the host. */
+typedef struct kn_step {
+    const void *owner;          /* the memory on the device that its operations work in */
+    int64_t n;                  /* N rows */
+    const int32_t *ids;         /* [N] tokens */
+    const int64_t *pos;         /* [N] absolute positions */
+    const kn_linattn_seg *segs; /* [n_segs] all rows in order */
+    int64_t n_segs;
+    const int64_t *wanted; /* [n_wanted] rows whose logits are wanted, ascending */
+    int64_t n_wanted;
+} kn_step;
 
 typedef struct kn_ops {
     /* x[n][:] = table[ids[n]][:] * scale.  table [V][C] any weight dtype; x [N][C] ld. */
@@ -146,18 +162,22 @@ typedef struct kn_ops {
     void (*lrpe)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
                  const float *theta, const int64_t *pos, int64_t n, int H, int dh);
 
-    /* Lightning Attention over ragged segments. q, k rows [H][Dk] (stride ldq, ldk), v, o rows
-     * [H][Dv] (ldv, ldo). For the token at r = p mod B in its block, per head:
-     *   o = exp(-s (r+1)) * (q S) + sum over i = 0..r ascending of exp(-s (r-i)) (q . k_i) v_i
-     * where q S sums over Dk ascending; a full block folds into the state in one order:
-     *   a = sum over j ascending of (exp(-s (B-1-j)) k_j) v_j^T
-     *   S += fma(S, expm1(-s B), a)   where expm1(-s B) >= -1/2: a slow head keeps its digits
-     *   S = fma(S, exp(-s B), a)      else: a fast head forgets, rounding errors included
+    /* Lightning Attention over the step's segments, in the layer whose state begins state_offset
+     * floats into the sequence's. q, k rows [H][Dk] (stride ldq, ldk), v, o rows [H][Dv] (ldv,
+     * ldo). For the token at r = p mod B in its block, per head: o = exp(-s (r+1)) * (q S) + sum
+     * over i = 0..r ascending of exp(-s (r-i)) (q . k_i) v_i where q S sums over Dk ascending; a
+     * full block folds into the state in one order: a = sum over j ascending of (exp(-s (B-1-j))
+     * k_j) v_j^T S += fma(S, expm1(-s B), a)   where expm1(-s B) >= -1/2: a slow head keeps its
+     * digits S = fma(S, exp(-s B), a)      else: a fast head forgets, rounding errors included
      * Source: Lightning Attention-2 (arXiv 2401.04658), in the canonical form of ARCHITECTURE.md.
      */
     void (*linattn)(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
                     const float *k, int64_t ldk, const float *v, int64_t ldv, const kn_decay *decay,
-                    const kn_linattn_dims *d, const kn_linattn_seg *segs, int64_t n_segs);
+                    const kn_linattn_dims *d, const kn_step *step, size_t state_offset);
+
+    /* y[n][0..dim) = x[rows[n]][0..dim). */
+    void (*gather_rows)(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                        const int64_t *rows, int64_t n, int64_t dim);
 
     /* ok[n] = every element of x[n][0..dim) is finite. */
     void (*finite_rows)(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,
@@ -166,6 +186,13 @@ typedef struct kn_ops {
     /* A hint: the operation after the next one begins by reading `bytes` at p, front to back. */
     void (*expect)(kn_backend *be, const void *p, size_t bytes);
 } kn_ops;
+
+/* Where memory is: operations work on the device's. Where that is the host itself, it is all one.
+ */
+typedef enum kn_place {
+    KN_ON_DEVICE, /* the host does not touch it, but moves bytes with kn_copy */
+    KN_ON_HOST,   /* the host's, from where and to where kn_copy is fastest */
+} kn_place;
 
 struct kn_backend {
     const char *name; /* "cpu", "cuda" */
@@ -178,11 +205,27 @@ struct kn_backend {
     int threads;
     kn_linattn_dims most; /* Dk and Dv that linattn takes; 0: any */
     const kn_ops *ops;
-    /* Memory for states and for all that operations read and write, 64-byte aligned; zeroed. NULL
-     * when there is none left. The caller may touch it as well, though after finite_rows or check
-     * only: a device computes while the caller goes on. */
-    void *(*alloc)(kn_backend *be, size_t bytes);
-    void (*free)(kn_backend *be, void *p);
+    /* Zeroed memory, 64-byte aligned. NULL when there is none left. */
+    void *(*alloc)(kn_backend *be, size_t bytes, kn_place place);
+    void (*free)(kn_backend *be, void *p, kn_place place);
+    /* Move `rows` runs of `width` bytes, which begin `pitch` bytes apart, and clear bytes on the
+     * device: in the order of operations. Memory of the host is as it should be after `check`. NULL
+     * where the device is the host: see kn_copy and kn_clear. */
+    void (*copy)(kn_backend *be, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                 size_t width, size_t rows);
+    void (*clear)(kn_backend *be, void *p, size_t bytes);
+    /* The operations from here to `end` are those of a step. Its pointers to ids, pos and wanted
+     * become those of the device's copies. False: operations of such a step were recorded, and are
+     * launched again as a whole: the caller leaves them out, and goes on with `end`. A step is like
+     * another one if the owner's memory and the numbers of rows are the same, and every segment is
+     * one token. What was recorded is forgotten when the owner's memory is freed. A function that
+     * is NULL: nothing needs to be done, and it is as if true had come back. */
+    bool (*begin)(kn_backend *be, kn_step *step);
+    /* False: the operations were to be recorded, and could not: the caller begins again. */
+    bool (*end)(kn_backend *be);
+    /* Seconds so far in which the device had nothing to do, from the end of a step to the begin of
+     * the next. NULL: not counted. */
+    double (*idle_seconds)(const kn_backend *be);
     /* Call fn(ctx, begin, end, worker), worker in 0..threads-1 and no two at once with the same, on
      * ranges that make up [0, n); returns when all are done. For what the caller computes between
      * operations. NULL: this backend has no threads to lend. */
@@ -210,6 +253,11 @@ tnl_status kn_cuda_open(kn_backend **out, int index, int threads, tnl_error *err
  * first CUDA device, else the CPU. isa is the CPU's. */
 tnl_status kn_open(kn_backend **out, const char *device, int threads, const char *isa,
                    tnl_error *err);
+
+/* be->copy and be->clear, on any backend. */
+void kn_copy(kn_backend *be, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+             size_t width, size_t rows);
+void kn_clear(kn_backend *be, void *p, size_t bytes);
 
 /* NULL allowed. */
 void kn_backend_close(kn_backend *be);

@@ -20,6 +20,7 @@ typedef enum kn_profile_op {
     KN_OP_LINEAR,
     KN_OP_LRPE,
     KN_OP_LINATTN,
+    KN_OP_GATHER,
     KN_OP_FINITE,
     KN_OP_COUNT
 } kn_profile_op;

@@ -16,6 +16,7 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer) {
 
     mdl_expect(m, &w->m[MDL_R_L3]);
     ops->linear(m->be, &(kn_linear){.n = ctx->n,
+                                    .in_step = true,
                                     .x = ctx->x,
                                     .ldx = C,
                                     .norm = mdl_norm(m, w->v[MDL_R_CHANNEL_NORM_W],
@@ -29,6 +30,7 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer) {
                                     .work = ctx->work});
     mdl_expect(m, after_layer(m, layer));
     ops->linear(m->be, &(kn_linear){.n = ctx->n,
+                                    .in_step = true,
                                     .x = ctx->glu,
                                     .ldx = F,
                                     .w = &w->m[MDL_R_L3],

@@ -51,7 +51,9 @@ static void *carve(carver *c, uint64_t rows, uint64_t cols, uint64_t elem) {
     return any ? p : NULL;
 }
 
-static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t tokens, int64_t wanted) {
+/* What operations work on. */
+static void carve_device(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t tokens,
+                         int64_t wanted) {
     const mdl_spec *s = &m->spec;
     widths w = widest(s);
     uint64_t N = (uint64_t)tokens, R = (uint64_t)wanted, f = sizeof(float);
@@ -67,17 +69,62 @@ static void carve_ctx(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t token
     ctx->glu = carve(c, N, (uint64_t)w.glu, f);
     ctx->rows = carve(c, R, (uint64_t)s->width, f);
     ctx->logits = carve(c, R, (uint64_t)s->vocab, f);
+    ctx->finite = carve(c, N + R, 1, sizeof *ctx->finite);
+}
+
+/* What the host says of a step and hears of it. */
+static void carve_host(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t tokens,
+                       int64_t wanted) {
+    uint64_t N = (uint64_t)tokens, R = (uint64_t)wanted;
     ctx->ids = carve(c, N, 1, sizeof *ctx->ids);
     ctx->pos = carve(c, N, 1, sizeof *ctx->pos);
-    ctx->finite = carve(c, N > R ? N : R, 1, sizeof *ctx->finite);
+    ctx->wanted = carve(c, R, 1, sizeof *ctx->wanted);
     ctx->segs = carve(c, N, 1, sizeof *ctx->segs);
+    if (!m->be->copy) {
+        ctx->host_logits = ctx->logits;
+        ctx->host_finite = ctx->finite;
+        return;
+    }
+    ctx->host_logits = carve(c, R, (uint64_t)m->spec.vocab, sizeof(float));
+    ctx->host_finite = carve(c, N + R, 1, sizeof *ctx->host_finite);
+}
+
+/* Both, in memory that begins there; NULL: only measured. */
+static void carve_ctx(mdl_ctx *ctx, carver at[2], const mdl_model *m, int64_t tokens,
+                      int64_t wanted) {
+    carve_device(ctx, &at[KN_ON_DEVICE], m, tokens, wanted);
+    carve_host(ctx, &at[KN_ON_HOST], m, tokens, wanted);
+}
+
+/* SIZE_MAX: more than can be counted. */
+static void measure(size_t bytes[2], const mdl_model *m, int64_t tokens, int64_t wanted) {
+    mdl_ctx probe = {0};
+    carver c[2] = {{0}, {0}};
+    carve_ctx(&probe, c, m, tokens, wanted);
+    for (int place = 0; place < 2; place++)
+        bytes[place] =
+            c[place].overflow || c[place].used > SIZE_MAX / 4 ? SIZE_MAX : (size_t)c[place].used;
 }
 
 size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits) {
-    mdl_ctx probe = {0};
-    carver c = {0};
-    carve_ctx(&probe, &c, m, max_tokens, max_logits);
-    return c.overflow ? SIZE_MAX : (size_t)c.used;
+    size_t bytes[2];
+    measure(bytes, m, max_tokens, max_logits);
+    return bytes[0] == SIZE_MAX || bytes[1] == SIZE_MAX ? SIZE_MAX : bytes[0] + bytes[1];
+}
+
+static tnl_status alloc_memory(mdl_ctx *ctx, tnl_error *err) {
+    kn_backend *be = ctx->m->be;
+    size_t *bytes = ctx->bytes;
+    measure(bytes, ctx->m, ctx->max_tokens, ctx->max_logits);
+    if (bytes[0] < SIZE_MAX && bytes[1] < SIZE_MAX) {
+        ctx->memory = be->alloc(be, bytes[KN_ON_DEVICE], KN_ON_DEVICE);
+        ctx->host_memory = be->alloc(be, bytes[KN_ON_HOST], KN_ON_HOST);
+    }
+    if (ctx->memory && ctx->host_memory)
+        return TNL_OK;
+    return tnl_fail(err, TNL_E_NOMEM, "no %zu bytes of working memory for steps of %lld tokens",
+                    mdl_ctx_bytes(ctx->m, ctx->max_tokens, ctx->max_logits),
+                    (long long)ctx->max_tokens);
 }
 
 tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t max_logits,
@@ -86,20 +133,19 @@ tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t
     if (max_tokens < 1 || max_logits < 1)
         return tnl_fail(err, TNL_E_USAGE, "step of %lld tokens and %lld logits rows: expected >= 1",
                         (long long)max_tokens, (long long)max_logits);
-    size_t bytes = mdl_ctx_bytes(m, max_tokens, max_logits);
     mdl_ctx *ctx = calloc(1, sizeof *ctx);
-    void *memory = ctx && bytes < SIZE_MAX / 2 ? m->be->alloc(m->be, bytes) : NULL;
-    if (!memory) {
-        free(ctx);
-        return tnl_fail(err, TNL_E_NOMEM, "no %zu bytes of working memory for steps of %lld tokens",
-                        bytes, (long long)max_tokens);
-    }
-    carver c = {.base = memory};
-    carve_ctx(ctx, &c, m, max_tokens, max_logits);
+    if (!ctx)
+        return tnl_fail(err, TNL_E_NOMEM, "no memory for a context");
     ctx->m = m;
-    ctx->memory = memory;
     ctx->max_tokens = max_tokens;
     ctx->max_logits = max_logits;
+    tnl_status st = alloc_memory(ctx, err);
+    if (st != TNL_OK) {
+        mdl_ctx_close(ctx);
+        return st;
+    }
+    carver c[2] = {{.base = ctx->memory}, {.base = ctx->host_memory}};
+    carve_ctx(ctx, c, m, max_tokens, max_logits);
     *out = ctx;
     return TNL_OK;
 }
@@ -107,7 +153,9 @@ tnl_status mdl_ctx_open(mdl_ctx **out, mdl_model *m, int64_t max_tokens, int64_t
 void mdl_ctx_close(mdl_ctx *ctx) {
     if (!ctx)
         return;
-    ctx->m->be->free(ctx->m->be, ctx->memory);
+    kn_backend *be = ctx->m->be;
+    be->free(be, ctx->memory, KN_ON_DEVICE);
+    be->free(be, ctx->host_memory, KN_ON_HOST);
     free(ctx);
 }
 
@@ -168,8 +216,27 @@ static tnl_status claim_states(mdl_seg *segs, int64_t n_segs, tnl_error *err) {
     return TNL_OK;
 }
 
-static void gather_tokens(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
-    ctx->n = ctx->n_segs = 0;
+static void gather_tokens(mdl_ctx *ctx, mdl_seg *s) {
+    ctx->segs[ctx->n_segs++] = (kn_linattn_seg){
+        .state = s->state->data, .pos = s->state->pos, .first = ctx->n, .len = s->n_tokens};
+    for (int64_t t = 0; t < s->n_tokens; t++) {
+        ctx->ids[ctx->n] = s->tokens[t];
+        ctx->pos[ctx->n] = s->state->pos + t;
+        ctx->n++;
+    }
+}
+
+/* The head runs only on rows whose logits somebody wants. */
+static void gather_wanted(mdl_ctx *ctx, mdl_seg *s) {
+    int64_t want = wanted_rows(s);
+    if (want > 0)
+        s->logits = ctx->host_logits + ctx->n_wanted * ctx->m->spec.vocab;
+    for (; want > 0; want--)
+        ctx->wanted[ctx->n_wanted++] = ctx->n - want;
+}
+
+static void gather_step(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+    ctx->n = ctx->n_segs = ctx->n_wanted = 0;
     for (int64_t i = 0; i < n_segs; i++) {
         mdl_seg *s = &segs[i];
         s->logits = NULL;
@@ -177,58 +244,29 @@ static void gather_tokens(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
         s->n_finite = s->n_tokens;
         if (s->n_tokens == 0)
             continue;
-        ctx->segs[ctx->n_segs++] = (kn_linattn_seg){
-            .state = s->state->data, .pos = s->state->pos, .first = ctx->n, .len = s->n_tokens};
-        for (int64_t t = 0; t < s->n_tokens; t++) {
-            ctx->ids[ctx->n] = s->tokens[t];
-            ctx->pos[ctx->n] = s->state->pos + t;
-            ctx->n++;
-        }
+        gather_tokens(ctx, s);
+        gather_wanted(ctx, s);
     }
+    ctx->step = (kn_step){.owner = ctx->memory,
+                          .n = ctx->n,
+                          .ids = ctx->ids,
+                          .pos = ctx->pos,
+                          .segs = ctx->segs,
+                          .n_segs = ctx->n_segs,
+                          .wanted = ctx->wanted,
+                          .n_wanted = ctx->n_wanted};
 }
 
-static void flag_token(mdl_seg *s, int64_t t) {
-    s->nonfinite = true;
-    s->n_finite = t < s->n_finite ? t : s->n_finite;
-}
+/* ---- its operations ---- */
 
-/* A NaN or infinity anywhere in a sequence's rows reaches its residual stream and stays there;
- * other rows never read it. */
-static void flag_nonfinite(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
-    kn_backend *be = ctx->m->be;
-    int64_t C = ctx->m->spec.width, row = 0;
-    be->ops->finite_rows(be, ctx->finite, ctx->x, C, ctx->n, C);
-    for (int64_t i = 0; i < n_segs; i++)
-        for (int64_t t = 0; t < segs[i].n_tokens; t++)
-            if (!ctx->finite[row++])
-                flag_token(&segs[i], t);
-}
-
-/* The head runs only on rows whose logits somebody wants. Returns their number. */
-static int64_t gather_rows(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
-    const mdl_spec *spec = &ctx->m->spec;
-    int64_t C = spec->width, first = 0, n = 0;
-    for (int64_t i = 0; i < n_segs; i++) {
-        mdl_seg *s = &segs[i];
-        int64_t want = wanted_rows(s);
-        if (want > 0) {
-            memcpy(ctx->rows + n * C, ctx->x + (first + s->n_tokens - want) * C,
-                   (size_t)(want * C) * sizeof(float));
-            s->logits = ctx->logits + n * spec->vocab;
-        }
-        n += want;
-        first += s->n_tokens;
-    }
-    return n;
-}
-
-static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+static void compute_logits(mdl_ctx *ctx) {
     const mdl_model *m = ctx->m;
     kn_backend *be = m->be;
     const mdl_layer_weights *g = &m->weights.global;
-    int64_t C = m->spec.width, V = m->spec.vocab, n = gather_rows(ctx, segs, n_segs), row = 0;
+    int64_t C = m->spec.width, V = m->spec.vocab, n = ctx->n_wanted;
     if (n == 0)
         return;
+    be->ops->gather_rows(be, ctx->rows, C, ctx->x, C, ctx->step.wanted, n, C);
     be->ops->linear(
         be, &(kn_linear){.n = n,
                          .x = ctx->rows,
@@ -238,11 +276,67 @@ static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
                          .y = ctx->logits,
                          .ldy = V,
                          .work = ctx->work});
-    be->ops->finite_rows(be, ctx->finite, ctx->logits, V, n, V);
-    for (int64_t i = 0; i < n_segs; i++)
+    be->ops->finite_rows(be, ctx->finite + ctx->n, ctx->logits, V, n, V);
+}
+
+static void compute(mdl_ctx *ctx) {
+    const mdl_model *m = ctx->m;
+    int64_t C = m->spec.width;
+    m->be->ops->embed(m->be, ctx->x, C, &m->weights.global.m[MDL_R_EMBED], ctx->step.ids, ctx->n,
+                      m->spec.embed_scale);
+    for (int l = 0; l < m->spec.n_layers; l++) {
+        mdl_mixer_run(ctx, l);
+        mdl_ffn_run(ctx, l);
+    }
+    m->be->ops->finite_rows(m->be, ctx->finite, ctx->x, C, ctx->n, C);
+    compute_logits(ctx);
+}
+
+/* Compute, or have it computed as it was recorded. */
+static void run_step(mdl_ctx *ctx) {
+    kn_backend *be = ctx->m->be;
+    const kn_step asked = ctx->step;
+    if (!be->begin) {
+        compute(ctx);
+        return;
+    }
+    do {
+        ctx->step = asked;
+        if (be->begin(be, &ctx->step))
+            compute(ctx);
+    } while (!be->end(be));
+}
+
+/* ---- its results ---- */
+
+static void fetch_results(mdl_ctx *ctx) {
+    kn_backend *be = ctx->m->be;
+    const size_t flags = (size_t)(ctx->n + ctx->n_wanted) * sizeof *ctx->finite;
+    const size_t logits = (size_t)(ctx->n_wanted * ctx->m->spec.vocab) * sizeof *ctx->logits;
+    if (!be->copy)
+        return;
+    kn_copy(be, ctx->host_finite, flags, ctx->finite, flags, flags, 1);
+    if (logits > 0)
+        kn_copy(be, ctx->host_logits, logits, ctx->logits, logits, logits, 1);
+}
+
+static void flag_token(mdl_seg *s, int64_t t) {
+    s->nonfinite = true;
+    s->n_finite = t < s->n_finite ? t : s->n_finite;
+}
+
+/* A NaN or infinity anywhere in a sequence's rows reaches its residual stream and stays there;
+ * other rows never read it. Flags are those of all rows, then those of the rows of logits. */
+static void flag_nonfinite(const mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
+    const bool *x = ctx->host_finite, *logits = ctx->host_finite + ctx->n;
+    for (int64_t i = 0; i < n_segs; i++) {
+        for (int64_t t = 0; t < segs[i].n_tokens; t++)
+            if (!*x++)
+                flag_token(&segs[i], t);
         for (int64_t t = wanted_rows(&segs[i]); t > 0; t--)
-            if (!ctx->finite[row++])
+            if (!*logits++)
                 flag_token(&segs[i], segs[i].n_tokens - t);
+    }
 }
 
 /* The positions move on only when the device has computed: a failed step leaves its states unfit
@@ -250,6 +344,8 @@ static void compute_logits(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
 static tnl_status finish_step(const mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err) {
     kn_backend *be = ctx->m->be;
     tnl_status s = be->check ? be->check(be, err) : TNL_OK;
+    if (s == TNL_OK)
+        flag_nonfinite(ctx, segs, n_segs);
     for (int64_t i = 0; i < n_segs; i++) {
         if (segs[i].n_tokens == 0)
             continue;
@@ -260,19 +356,12 @@ static tnl_status finish_step(const mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs,
 }
 
 tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err) {
-    const mdl_model *m = ctx->m;
     TNL_TRY(check_step(ctx, segs, n_segs, err));
     TNL_TRY(claim_states(segs, n_segs, err));
-    gather_tokens(ctx, segs, n_segs);
+    gather_step(ctx, segs, n_segs);
     if (ctx->n > 0) {
-        m->be->ops->embed(m->be, ctx->x, m->spec.width, &m->weights.global.m[MDL_R_EMBED], ctx->ids,
-                          ctx->n, m->spec.embed_scale);
-        for (int l = 0; l < m->spec.n_layers; l++) {
-            mdl_mixer_run(ctx, l);
-            mdl_ffn_run(ctx, l);
-        }
-        flag_nonfinite(ctx, segs, n_segs);
-        compute_logits(ctx, segs, n_segs);
+        run_step(ctx);
+        fetch_results(ctx);
     }
     return finish_step(ctx, segs, n_segs, err);
 }

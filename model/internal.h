@@ -19,8 +19,8 @@ struct mdl_model {
 
 struct mdl_state {
     int64_t pos;
-    bool in_step;              /* guards against one state in two segments of a step */
-    _Alignas(64) float data[]; /* [state_floats] */
+    bool in_step; /* guards against one state in two segments of a step */
+    float *data;  /* [state_floats] on the device */
 };
 
 /* Working memory of a step; every row count is max_tokens unless said otherwise. Letters as in
@@ -28,23 +28,30 @@ struct mdl_state {
 struct mdl_ctx {
     mdl_model *m;
     int64_t max_tokens, max_logits;
-    void *memory;         /* one allocation, carved into what follows */
-    float *x;             /* [N][C] the residual stream */
-    void *work;           /* kn_linear_work_bytes(N, the widest input) */
-    float *proj;          /* [N][4h or 3h] fused projection */
-    float *o;             /* [N][h] mixer output */
-    float *gate;          /* [N][h] low-rank gate; NULL when no layer has one */
-    float *low;           /* [N][G] its inner vector */
-    float *q2, *k2;       /* [N][2h] rotated q and k; NULL when no layer has LRPE */
-    float *glu;           /* [N][F] the product of the halves of the GLU */
-    float *rows;          /* [max_logits][C] rows whose logits are wanted */
-    float *logits;        /* [max_logits][V] */
+    void *memory, *host_memory; /* on the device and the host, carved into what follows */
+    size_t bytes[2];            /* of each, by kn_place */
+    /* on the device */
+    float *x;       /* [N][C] the residual stream */
+    void *work;     /* kn_linear_work_bytes(N, the widest input) */
+    float *proj;    /* [N][4h or 3h] fused projection */
+    float *o;       /* [N][h] mixer output */
+    float *gate;    /* [N][h] low-rank gate; NULL when no layer has one */
+    float *low;     /* [N][G] its inner vector */
+    float *q2, *k2; /* [N][2h] rotated q and k; NULL when no layer has LRPE */
+    float *glu;     /* [N][F] the product of the halves of the GLU */
+    float *rows;    /* [max_logits][C] rows whose logits are wanted */
+    float *logits;  /* [max_logits][V] */
+    bool *finite;   /* [N + max_logits] of the rows of x, then of those of logits */
+    /* on the host */
     int32_t *ids;         /* [N] */
     int64_t *pos;         /* [N] absolute positions */
-    bool *finite;         /* [max(N, max_logits)] */
+    int64_t *wanted;      /* [max_logits] rows whose logits are wanted */
     kn_linattn_seg *segs; /* [N] segments with at least one token */
-    /* this step */
-    int64_t n, n_segs;
+    float *host_logits;   /* what logits and finite were found to be; the same memory where the */
+    bool *host_finite;    /* device is the host */
+    /* this step, and as the backend sees it */
+    int64_t n, n_segs, n_wanted;
+    kn_step step;
 };
 
 /* One layer's two halves: read ctx->x, add their branch to it. */

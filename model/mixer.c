@@ -13,6 +13,7 @@ static void low_rank_gate(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer
     int64_t C = m->spec.width, h = m->spec.hidden;
     ops->linear(
         m->be, &(kn_linear){.n = ctx->n,
+                            .in_step = true,
                             .x = ctx->x,
                             .ldx = C,
                             .norm = mdl_norm(m, w->v[MDL_R_TOKEN_NORM_W], w->v[MDL_R_TOKEN_NORM_B]),
@@ -22,6 +23,7 @@ static void low_rank_gate(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer
                             .ldy = l->gate_rank,
                             .work = ctx->work});
     ops->linear(m->be, &(kn_linear){.n = ctx->n,
+                                    .in_step = true,
                                     .x = ctx->low,
                                     .ldx = l->gate_rank,
                                     .w = &w->m[MDL_R_GATE1],
@@ -42,20 +44,16 @@ static void attend(mdl_ctx *ctx, int layer, const mdl_layer_spec *l, const mdl_l
     int64_t ldq = ldp;
     if (l->lrpe) {
         ldq = 2 * h;
-        be->ops->lrpe(be, ctx->q2, ldq, q, ldp, w->v[MDL_R_THETA], ctx->pos, ctx->n, l->dims.H,
+        be->ops->lrpe(be, ctx->q2, ldq, q, ldp, w->v[MDL_R_THETA], ctx->step.pos, ctx->n, l->dims.H,
                       l->head_dim);
-        be->ops->lrpe(be, ctx->k2, ldq, k, ldp, w->v[MDL_R_THETA], ctx->pos, ctx->n, l->dims.H,
+        be->ops->lrpe(be, ctx->k2, ldq, k, ldp, w->v[MDL_R_THETA], ctx->step.pos, ctx->n, l->dims.H,
                       l->head_dim);
         q = ctx->q2;
         k = ctx->k2;
     }
-    for (int64_t i = 0; i < ctx->n_segs; i++)
-        ctx->segs[i].state += m->layer_offset[layer];
     mdl_expect(m, &w->m[l->gate == MDL_GATE_LINEAR ? MDL_R_OUT : MDL_R_GATE0]);
-    be->ops->linattn(be, ctx->o, h, q, ldq, k, ldq, v, ldp, &m->decay[layer], &l->dims, ctx->segs,
-                     ctx->n_segs);
-    for (int64_t i = 0; i < ctx->n_segs; i++)
-        ctx->segs[i].state -= m->layer_offset[layer];
+    be->ops->linattn(be, ctx->o, h, q, ldq, k, ldq, v, ldp, &m->decay[layer], &l->dims, &ctx->step,
+                     m->layer_offset[layer]);
 }
 
 /* The fused projection of q, k, v and, with a linear gate, u; q and k (and v) activated. */
@@ -64,6 +62,7 @@ static void project(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer_weigh
     int64_t h = m->spec.hidden;
     m->be->ops->linear(
         m->be, &(kn_linear){.n = ctx->n,
+                            .in_step = true,
                             .x = ctx->x,
                             .ldx = m->spec.width,
                             .norm = mdl_norm(m, w->v[MDL_R_TOKEN_NORM_W], w->v[MDL_R_TOKEN_NORM_B]),
@@ -94,6 +93,7 @@ void mdl_mixer_run(mdl_ctx *ctx, int layer) {
     /* The norm spans all heads: the whole h vector. */
     m->be->ops->linear(
         m->be, &(kn_linear){.n = ctx->n,
+                            .in_step = true,
                             .x = ctx->o,
                             .ldx = h,
                             .norm = mdl_norm(m, w->v[MDL_R_MIXER_NORM_W], w->v[MDL_R_MIXER_NORM_B]),

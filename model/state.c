@@ -2,6 +2,7 @@
 #include "model/state.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "model/internal.h"
@@ -25,38 +26,64 @@ static size_t data_bytes(const mdl_model *m) {
     return m->state_floats * sizeof(float);
 }
 
+static void move_bytes(mdl_model *m, void *dst, const void *src, size_t bytes) {
+    kn_copy(m->be, dst, bytes, src, bytes, bytes, 1);
+}
+
+/* Before the host reads what has been moved to it, or writes again where something came from. What
+ * the device has to say against it, it will say again to the next step. */
+static void wait_for_device(mdl_model *m) {
+    if (m->be->check)
+        (void)m->be->check(m->be, NULL);
+}
+
 size_t mdl_state_bytes(const mdl_model *m) {
     return sizeof(mdl_state) + data_bytes(m);
 }
 
 mdl_state *mdl_state_new(mdl_model *m) {
-    mdl_state *s = m->be->alloc(m->be, mdl_state_bytes(m));
-    if (s)
-        mdl_state_reset(m, s);
-    return s;
+    mdl_state *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->data = m->be->alloc(m->be, data_bytes(m), KN_ON_DEVICE);
+    if (s->data)
+        return s;
+    free(s);
+    return NULL;
 }
 
 void mdl_state_free(mdl_model *m, mdl_state *s) {
     if (!s)
         return;
     /* The state holds a conversation. The barrier keeps the compiler from dropping the scrub. */
-    memset(s, 0, mdl_state_bytes(m));
-    __asm__ volatile("" : : "r"(s) : "memory");
-    m->be->free(m->be, s);
+    kn_clear(m->be, s->data, data_bytes(m));
+    __asm__ volatile("" : : "r"(s->data) : "memory");
+    m->be->free(m->be, s->data, KN_ON_DEVICE);
+    free(s);
 }
 
 void mdl_state_reset(mdl_model *m, mdl_state *s) {
-    memset(s, 0, mdl_state_bytes(m));
+    kn_clear(m->be, s->data, data_bytes(m));
+    s->pos = 0;
+    s->in_step = false;
 }
 
 void mdl_state_poison(mdl_model *m, mdl_state *s) {
-    const uint32_t pattern = 0x7FA5A5A5u; /* a signalling NaN */
-    for (size_t i = 0; i < m->state_floats; i++)
-        memcpy(&s->data[i], &pattern, sizeof pattern);
+    enum { RUN = 1024 };
+    uint32_t pattern[RUN];
+    for (int i = 0; i < RUN; i++)
+        pattern[i] = 0x7FA5A5A5u; /* a signalling NaN */
+    for (size_t at = 0; at < m->state_floats; at += RUN) {
+        size_t n = m->state_floats - at < RUN ? m->state_floats - at : RUN;
+        move_bytes(m, s->data + at, pattern, n * sizeof *s->data);
+    }
+    wait_for_device(m);
 }
 
 void mdl_state_copy(mdl_model *m, mdl_state *dst, const mdl_state *src) {
-    memcpy(dst, src, mdl_state_bytes(m));
+    move_bytes(m, dst->data, src->data, data_bytes(m));
+    dst->pos = src->pos;
+    dst->in_step = false;
 }
 
 int64_t mdl_state_pos(const mdl_state *s) {
@@ -124,29 +151,23 @@ int64_t mdl_state_block(const mdl_model *m) {
     return m->be->block;
 }
 
-/* Call move for the matrix of each head: floats behind `core`, and the same behind the state's
- * data. */
-static void walk_core(const mdl_model *m, float *data, char *core,
-                      void (*move)(float *matrix, void *copy, size_t bytes)) {
+/* Move the matrix of each head, one behind the other in `core`, to the state's data or from there.
+ * A layer's are one run of rows. */
+static void move_core(mdl_model *m, float *data, char *core, bool out) {
     size_t block = (size_t)m->be->block;
     for (int l = 0; l < m->spec.n_layers; l++) {
         const kn_linattn_dims *d = &m->spec.layers[l].dims;
-        size_t matrix = (size_t)d->Dk * (size_t)d->Dv;
-        float *head = data + m->layer_offset[l];
-        for (int h = 0; h < d->H; h++) {
-            move(head, core, matrix * sizeof *head);
-            head += matrix + block * ((size_t)d->Dk + (size_t)d->Dv);
-            core += matrix * sizeof *head;
-        }
+        size_t matrix = (size_t)d->Dk * (size_t)d->Dv, heads = (size_t)d->H;
+        size_t width = matrix * sizeof *data;
+        size_t pitch = width + block * ((size_t)d->Dk + (size_t)d->Dv) * sizeof *data;
+        float *layer = data + m->layer_offset[l];
+        if (out)
+            kn_copy(m->be, core, width, layer, pitch, width, heads);
+        else
+            kn_copy(m->be, layer, pitch, core, width, width, heads);
+        core += heads * width;
     }
-}
-
-static void move_out(float *matrix, void *copy, size_t bytes) {
-    memcpy(copy, matrix, bytes);
-}
-
-static void move_in(float *matrix, void *copy, size_t bytes) {
-    memcpy(matrix, copy, bytes);
+    wait_for_device(m);
 }
 
 size_t mdl_state_core_bytes(const mdl_model *m) {
@@ -159,12 +180,12 @@ size_t mdl_state_core_bytes(const mdl_model *m) {
 }
 
 void mdl_state_core_save(mdl_model *m, const mdl_state *s, void *buf) {
-    /* the walk is shared with load, which writes; saving only reads */
-    walk_core(m, (float *)(uintptr_t)s->data, buf, move_out);
+    move_core(m, s->data, buf, true);
 }
 
 void mdl_state_core_load(mdl_model *m, mdl_state *s, const void *buf, int64_t pos) {
-    walk_core(m, s->data, (char *)(uintptr_t)buf, move_in);
+    /* shared with save, which writes; loading only reads */
+    move_core(m, s->data, (char *)(uintptr_t)buf, false);
     s->pos = pos;
 }
 
@@ -191,7 +212,8 @@ void mdl_state_export(mdl_model *m, const mdl_state *s, void *buf) {
     memcpy(h.fingerprint, m->fingerprint, sizeof h.fingerprint);
     memcpy(buf, &h, sizeof h);
     float *data = (float *)((char *)buf + sizeof h);
-    memcpy(data, s->data, data_bytes(m));
+    move_bytes(m, data, s->data, data_bytes(m));
+    wait_for_device(m);
     walk_state(m, s->pos, data, zero_unused, NULL);
 }
 
@@ -232,17 +254,25 @@ tnl_status mdl_state_import(mdl_model *m, mdl_state *s, const void *buf, size_t 
                         "none is in use");
     mdl_state_reset(m, s);
     s->pos = h.pos;
-    memcpy(s->data, (const char *)buf + sizeof h, data_bytes(m));
+    move_bytes(m, s->data, (const char *)buf + sizeof h, data_bytes(m));
+    wait_for_device(m);
     return TNL_OK;
 }
 
-void mdl_state_randomize(mdl_model *m, mdl_state *s, int64_t pos, uint64_t seed) {
-    mdl_state_reset(m, s);
-    s->pos = pos;
+tnl_status mdl_state_randomize(mdl_model *m, mdl_state *s, int64_t pos, uint64_t seed) {
+    float *data = malloc(data_bytes(m));
+    if (!data)
+        return TNL_E_NOMEM;
     uint64_t r = seed | 1;
     for (size_t i = 0; i < m->state_floats; i++) {
         r = r * 6364136223846793005u + 1442695040888963407u;
-        s->data[i] = (float)((int32_t)(r >> 32)) * 0x1p-31f;
+        data[i] = (float)((int32_t)(r >> 32)) * 0x1p-31f;
     }
-    walk_state(m, pos, s->data, zero_unused, NULL);
+    walk_state(m, pos, data, zero_unused, NULL);
+    mdl_state_reset(m, s);
+    s->pos = pos;
+    move_bytes(m, s->data, data, data_bytes(m));
+    wait_for_device(m);
+    free(data);
+    return TNL_OK;
 }

@@ -16,7 +16,6 @@
 #include "kernels/base/status.h"
 #include "model/model.h"
 
-/* In memory of mdl_state_bytes(), 64-byte aligned. */
 typedef struct mdl_state mdl_state;
 
 /* Allocate a state of zero tokens; NULL when memory is short. */
@@ -55,6 +54,6 @@ void mdl_state_export(mdl_model *m, const mdl_state *s, void *buf);
 tnl_status mdl_state_import(mdl_model *m, mdl_state *s, const void *buf, size_t n, tnl_error *err);
 
 /* For timing a context without reading it: position `pos` and random finite contents. */
-void mdl_state_randomize(mdl_model *m, mdl_state *s, int64_t pos, uint64_t seed);
+tnl_status mdl_state_randomize(mdl_model *m, mdl_state *s, int64_t pos, uint64_t seed);
 
 #endif

@@ -1,5 +1,6 @@
-/* Elementwise operations over rows: the activation with a maximum, LRPE, the finiteness check. */
+/* Operations over rows: the activation with a maximum, LRPE, gathering, the finiteness check. */
 #include <assert.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu_ops.h"
 
@@ -50,6 +51,13 @@ void kn_cpu_lrpe(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t 
     lrpe_job j = {&c->dsp, y, ldy, x, ldx, theta, pos, H, dh};
     int64_t grain = 1 + KN_CPU_GRAIN / (16 * (int64_t)dh); /* sine and cosine cost more */
     tnl_pool_run(c->pool, n * H, grain, lrpe_heads, &j);
+}
+
+void kn_cpu_gather_rows(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                        const int64_t *rows, int64_t n, int64_t dim) {
+    (void)be; /* a row for each logits row, which costs a thousand times as much */
+    for (int64_t i = 0; i < n; i++)
+        memcpy(y + i * ldy, x + rows[i] * ldx, (size_t)dim * sizeof *y);
 }
 
 typedef struct finite_job {

@@ -16,22 +16,23 @@ static const kn_ops cpu_ops = {
     .linear = kn_cpu_linear,
     .lrpe = kn_cpu_lrpe,
     .linattn = kn_cpu_linattn,
+    .gather_rows = kn_cpu_gather_rows,
     .finite_rows = kn_cpu_finite_rows,
     .expect = cpu_expect,
 };
 
 _Static_assert(KN_CPU_SCRATCH % 16 == 0, "scratch areas start at cache lines");
 
-static void *cpu_alloc(kn_backend *be, size_t bytes) {
-    (void)be;
+static void *cpu_alloc(kn_backend *be, size_t bytes, kn_place place) {
+    (void)be, (void)place;
     void *p = tnl_alloc_lines(bytes);
     if (p)
         memset(p, 0, bytes);
     return p;
 }
 
-static void cpu_free(kn_backend *be, void *p) {
-    (void)be;
+static void cpu_free(kn_backend *be, void *p, kn_place place) {
+    (void)be, (void)place;
     free(p);
 }
 

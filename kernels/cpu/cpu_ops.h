@@ -57,7 +57,9 @@ void kn_cpu_lrpe(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t 
                  const float *theta, const int64_t *pos, int64_t n, int H, int dh);
 void kn_cpu_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
                     const float *k, int64_t ldk, const float *v, int64_t ldv, const kn_decay *decay,
-                    const kn_linattn_dims *d, const kn_linattn_seg *segs, int64_t n_segs);
+                    const kn_linattn_dims *d, const kn_step *step, size_t state_offset);
+void kn_cpu_gather_rows(kn_backend *be, float *y, int64_t ldy, const float *x, int64_t ldx,
+                        const int64_t *rows, int64_t n, int64_t dim);
 /* Not a slot: what linear does with KN_ACT_EXP. In place on columns [0, dim) of x. */
 void kn_cpu_act_exp(kn_cpu *c, float *x, int64_t ldx, int64_t n, int64_t dim, int64_t group);
 void kn_cpu_finite_rows(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,

@@ -31,6 +31,7 @@ typedef struct linattn_job {
     const kn_decay *decay;
     const kn_linattn_dims *d;
     const kn_linattn_seg *segs;
+    size_t state_offset;
 } linattn_job;
 
 /* One head of one segment: state, inputs and outputs moved to that head. */
@@ -166,7 +167,7 @@ static void fold_block(const head_view *h) {
 static head_view view_head(const linattn_job *j, const kn_linattn_seg *seg, int64_t head,
                            int worker) {
     const int64_t Dk = j->d->Dk, Dv = j->d->Dv, B = j->c->base.block;
-    float *at = seg->state + head * head_floats(Dk, Dv, B);
+    float *at = seg->state + j->state_offset + head * head_floats(Dk, Dv, B);
     return (head_view){
         .dsp = &j->c->dsp,
         .Dk = Dk,
@@ -212,8 +213,8 @@ static void run_heads(void *ctx, int64_t begin, int64_t end, int worker) {
 
 void kn_cpu_linattn(kn_backend *be, float *o, int64_t ldo, const float *q, int64_t ldq,
                     const float *k, int64_t ldk, const float *v, int64_t ldv, const kn_decay *decay,
-                    const kn_linattn_dims *d, const kn_linattn_seg *segs, int64_t n_segs) {
+                    const kn_linattn_dims *d, const kn_step *step, size_t state_offset) {
     kn_cpu *c = kn_cpu_of(be);
-    linattn_job j = {c, o, ldo, q, ldq, k, ldk, v, ldv, decay, d, segs};
-    tnl_pool_run(c->pool, n_segs * d->H, 1, run_heads, &j);
+    linattn_job j = {c, o, ldo, q, ldq, k, ldk, v, ldv, decay, d, step->segs, state_offset};
+    tnl_pool_run(c->pool, step->n_segs * d->H, 1, run_heads, &j);
 }

@@ -36,16 +36,13 @@ static tnl_status read_properties(kn_cuda_device *d, tnl_error *err) {
     snprintf(d->name, sizeof d->name, "%s", p.name);
     d->major = p.major;
     d->minor = p.minor;
+    d->processors = p.multiProcessorCount;
     d->memory = p.totalGlobalMem;
     d->shared_bytes = p.sharedMemPerBlockOptin;
     if (d->major < 8)
         return tnl_fail(err, TNL_E_UNAVAILABLE,
                         "cuda:%d: %s has compute capability %d.%d, expected 8.0 or later", d->index,
                         d->name, d->major, d->minor);
-    if (!p.managedMemory || !p.concurrentManagedAccess)
-        return tnl_fail(err, TNL_E_UNAVAILABLE,
-                        "cuda:%d: %s: no memory that host and device share at a time", d->index,
-                        d->name);
     return TNL_OK;
 }
 
@@ -70,30 +67,25 @@ void kn_cuda_device_close(kn_cuda_device *d) {
     d->stream = NULL;
 }
 
+/* The first failure of what was not waited for, for the next wait. */
+static void keep_failure(kn_cuda_device *d, cudaError_t e) {
+    if (e != cudaSuccess && d->failure == cudaSuccess)
+        d->failure = e;
+}
+
 /* Engines run on threads of their own, and the current device is a thread's. */
 static cudaError_t make_current(const kn_cuda_device *d) {
     return cudaSetDevice(d->index);
 }
 
+/* ---- memory ---- */
+
 void *kn_cuda_device_alloc(kn_cuda_device *d, size_t bytes) {
     void *p = NULL;
-    if (make_current(d) == cudaSuccess &&
-        cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) == cudaSuccess &&
-        cudaMemsetAsync(p, 0, bytes ? bytes : 1, d->stream) == cudaSuccess &&
-        cudaStreamSynchronize(d->stream) == cudaSuccess)
+    if (make_current(d) == cudaSuccess && cudaMalloc(&p, bytes ? bytes : 1) == cudaSuccess &&
+        cudaMemsetAsync(p, 0, bytes ? bytes : 1, d->stream) == cudaSuccess)
         return p;
     cudaGetLastError(); /* the caller is told by NULL */
-    kn_cuda_device_free(d, p);
-    return NULL;
-}
-
-void *kn_cuda_device_upload(kn_cuda_device *d, const void *from, size_t bytes) {
-    void *p = NULL;
-    if (make_current(d) == cudaSuccess && cudaMalloc(&p, bytes ? bytes : 1) == cudaSuccess &&
-        cudaMemcpyAsync(p, from, bytes, cudaMemcpyHostToDevice, d->stream) == cudaSuccess &&
-        cudaStreamSynchronize(d->stream) == cudaSuccess)
-        return p;
-    cudaGetLastError();
     kn_cuda_device_free(d, p);
     return NULL;
 }
@@ -103,11 +95,83 @@ void kn_cuda_device_free(kn_cuda_device *d, void *p) {
         cudaFree(p);
 }
 
+void *kn_cuda_host_alloc(kn_cuda_device *d, size_t bytes) {
+    void *p = NULL;
+    if (make_current(d) == cudaSuccess &&
+        cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocDefault) == cudaSuccess) {
+        memset(p, 0, bytes);
+        return p;
+    }
+    cudaGetLastError();
+    return NULL;
+}
+
+void kn_cuda_host_free(kn_cuda_device *d, void *p) {
+    if (p && make_current(d) == cudaSuccess)
+        cudaFreeHost(p);
+}
+
+/* A failure is not lost: see keep_failure. */
+void kn_cuda_device_copy(kn_cuda_device *d, void *dst, size_t dst_pitch, const void *src,
+                         size_t src_pitch, size_t width, size_t rows) {
+    cudaError_t e = make_current(d);
+    if (width == 0 || rows == 0)
+        return;
+    if (e == cudaSuccess && rows == 1)
+        e = cudaMemcpyAsync(dst, src, width, cudaMemcpyDefault, d->stream);
+    else if (e == cudaSuccess)
+        e = cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, width, rows, cudaMemcpyDefault,
+                              d->stream);
+    keep_failure(d, e);
+}
+
+void kn_cuda_device_clear(kn_cuda_device *d, void *p, size_t bytes) {
+    cudaError_t e = make_current(d);
+    if (e == cudaSuccess)
+        e = cudaMemsetAsync(p, 0, bytes, d->stream);
+    keep_failure(d, e);
+}
+
+/* ---- waiting ---- */
+
 tnl_status kn_cuda_device_wait(kn_cuda_device *d, tnl_error *err) {
-    cudaError_t e = cudaGetLastError(); /* of a launch */
+    keep_failure(d, cudaGetLastError()); /* of a launch */
+    cudaError_t e = (cudaError_t)d->failure;
     if (e == cudaSuccess)
         e = cudaStreamSynchronize(d->stream);
     if (e == cudaErrorMemoryAllocation)
         return failed(d, TNL_E_NOMEM, "out of memory", e, err);
     return e == cudaSuccess ? TNL_OK : failed(d, TNL_E_INTERNAL, "lost", e, err);
+}
+
+/* ---- recording ---- */
+
+bool kn_cuda_record(kn_cuda_device *d) {
+    /* of this thread alone: another engine's device may allocate meanwhile */
+    if (cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess)
+        return true;
+    cudaGetLastError();
+    return false;
+}
+
+kn_cuda_graph kn_cuda_record_end(kn_cuda_device *d) {
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t made = NULL;
+    if (cudaStreamEndCapture(d->stream, &graph) != cudaSuccess ||
+        cudaGraphInstantiate(&made, graph, 0) != cudaSuccess)
+        made = NULL;
+    if (graph)
+        cudaGraphDestroy(graph);
+    if (!made)
+        cudaGetLastError();
+    return made;
+}
+
+void kn_cuda_graph_launch(kn_cuda_device *d, kn_cuda_graph graph) {
+    keep_failure(d, cudaGraphLaunch(graph, d->stream));
+}
+
+void kn_cuda_graph_free(kn_cuda_device *d, kn_cuda_graph graph) {
+    if (graph && make_current(d) == cudaSuccess)
+        cudaGraphExecDestroy(graph);
 }

@@ -218,10 +218,10 @@ static void against_cpu(cc *c, const linear_case *l, const float *got) {
     p.w2 = l->w2.data ? &l->w2 : NULL;
     p.y = need(l->y_floats, sizeof *p.y);
     memcpy(p.y, l->p.y, l->y_floats * sizeof *p.y);
-    p.work = be->alloc(be, l->work_bytes);
+    p.work = be->alloc(be, l->work_bytes, KN_ON_DEVICE);
     be->ops->linear(be, &p);
     same(c, l->what, "as on the CPU", got, p.y, l->y_floats);
-    be->free(be, p.work);
+    be->free(be, p.work, KN_ON_DEVICE);
     kn_backend_close(be);
     free(p.y);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/checkcuda/emulate.cuh"
+#include "tests/checkcuda/emulated_launches.h"
 
 emu_indices emu_now;
 
@@ -219,7 +220,7 @@ unsigned char *emu_shared() {
     return m.shared;
 }
 
-void emu_run(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+static void run_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
     m.threads = (size_t)block.x * block.y * block.z;
     emu_now.grid_dim = grid;
     emu_now.block_dim = block;
@@ -412,4 +413,57 @@ void kn_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
 extern "C" void emu_seed_c(uint64_t seed);
 void emu_seed_c(uint64_t seed) {
     emu_seed(seed);
+}
+
+/* ---- launches ---- */
+
+namespace {
+
+struct launch {
+    dim3 grid, block;
+    size_t shared;
+    std::function<void()> body;
+};
+typedef std::vector<launch> launches;
+
+launches *recording;
+void (*before_launch)(void);
+
+void run(const launch &l) {
+    if (before_launch)
+        before_launch();
+    run_launch(l.grid, l.block, l.shared, l.body);
+}
+
+} // namespace
+
+void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+    const launch l = {grid, block, shared, body};
+    if (recording)
+        recording->push_back(l);
+    else
+        run(l);
+}
+
+void emu_before_launches(void (*fn)(void)) {
+    before_launch = fn;
+}
+
+void emu_record(void) {
+    recording = new launches;
+}
+
+void *emu_record_end(void) {
+    launches *done = recording;
+    recording = nullptr;
+    return done;
+}
+
+void emu_replay(void *recorded) {
+    for (const launch &l : *(const launches *)recorded)
+        run(l);
+}
+
+void emu_recorded_free(void *recorded) {
+    delete (launches *)recorded;
 }

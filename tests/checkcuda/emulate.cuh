@@ -41,7 +41,8 @@ extern emu_indices emu_now;
 enum { EMU_WARP = 32, EMU_SLOT = 32 };
 
 unsigned char *emu_shared();
-void emu_run(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+/* Run all blocks of a launch, or keep it while launches are recorded (emulated_launches.h). */
+void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
 
 /* All lanes of a warp hand in `bytes`, at most EMU_SLOT; returns what each handed in, EMU_SLOT
  * bytes apart, valid until the warp's next operation but one. */
@@ -64,7 +65,7 @@ void emu_seed(uint64_t seed);
 template <typename... P, typename... A>
 static inline void kn_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
                              cudaStream_t, A... args) {
-    emu_run(grid, block, shared, [=] { kernel(args...); });
+    emu_launch(grid, block, shared, [=] { kernel(args...); });
 }
 
 static inline int emu_lane() {

@@ -124,6 +124,71 @@ static void test_no_memory_in_a_step(void **unused) {
     mdl_close(m);
 }
 
+/* ---- recordings ---- */
+
+enum { TEXTS = 3, STEPS = 5 };
+
+/* The last logits of texts that go on a token at a time, side by side; in between, one alone. */
+static float *decode(mdl_model *m, int *recorded, int *replayed) {
+    const size_t vocab = (size_t)mdl_model_spec(m)->vocab;
+    float *logits = malloc(TEXTS * vocab * sizeof *logits);
+    mdl_ctx *ctx = mc_open_ctx(m);
+    mdl_state *s[TEXTS];
+    int32_t ids[TEXTS][STEPS];
+    const emu_faults before = emu_runtime;
+    assert_non_null(logits);
+    for (int i = 0; i < TEXTS; i++) {
+        s[i] = mdl_state_new(m);
+        mc_token_ids(ids[i], STEPS, 20 + (uint32_t)i);
+        free(mc_feed(ctx, m, s[i], ids[i], 1 + i));
+    }
+    for (int t = 0; t < STEPS; t++) {
+        mdl_seg segs[TEXTS];
+        for (int i = 0; i < TEXTS; i++)
+            segs[i] = (mdl_seg){
+                .state = s[i], .tokens = &ids[i][t], .n_tokens = 1, .want = MDL_WANT_LAST};
+        assert_int_equal(mdl_forward(ctx, segs, TEXTS, NULL), TNL_OK);
+        for (int i = 0; i < TEXTS; i++)
+            memcpy(logits + (size_t)i * vocab, segs[i].logits, vocab * sizeof *logits);
+        free(mc_feed(ctx, m, s[t % TEXTS], ids[0], 1));
+    }
+    for (int i = 0; i < TEXTS; i++)
+        mdl_state_free(m, s[i]);
+    mdl_ctx_close(ctx);
+    *recorded = emu_runtime.recorded - before.recorded;
+    *replayed = emu_runtime.replayed - before.replayed;
+    return logits;
+}
+
+/* A step that is recorded and launched again gives the bytes of one that is not; what refuses to be
+ * recorded is launched as ever; what worked in freed memory is forgotten. */
+static void test_recordings(void **unused) {
+    (void)unused;
+    static const struct {
+        emu_refusal refused;
+        int recorded, replayed;
+    } ways[] = {{EMU_NEVER, 2, 9}, {EMU_AT_BEGIN, 2, 0}, {EMU_AT_END, 2, 0}, {EMU_NEVER, 2, 9}};
+    mdl_model *m = mc_open_model("cuda");
+    const size_t bytes = TEXTS * (size_t)mdl_model_spec(m)->vocab * sizeof(float);
+    float *first = NULL;
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        int recorded, replayed;
+        emu_runtime.record_refused = ways[w].refused;
+        float *got = decode(m, &recorded, &replayed);
+        assert_int_equal(recorded, ways[w].recorded);
+        assert_int_equal(replayed, ways[w].replayed);
+        if (first)
+            assert_memory_equal(got, first, bytes);
+        else
+            first = got;
+        if (got != first)
+            free(got);
+    }
+    emu_runtime.record_refused = EMU_NEVER;
+    free(first);
+    mdl_close(m);
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fputs("usage: emulated_model MODEL_DIR\n", stderr);
@@ -135,6 +200,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(mc_prompt_slices), cmocka_unit_test(test_names),
         cmocka_unit_test(test_large_heads), cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_lost_device), cmocka_unit_test(test_no_memory_in_a_step),
+        cmocka_unit_test(test_recordings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

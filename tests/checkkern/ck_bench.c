@@ -120,17 +120,17 @@ static void bench_linear(ck *k, bench_limits *l, kn_backend *be, kn_dtype t, int
     b.w_bytes = (size_t)bytes;
     b.copies = (int)(WEIGHT_BYTES / b.w_bytes);
     b.w = l->weights;
-    float *x = be->alloc(be, 512 * (size_t)ins * sizeof(float));
-    b.y = be->alloc(be, 512 * (size_t)outs * sizeof(float));
-    b.work = be->alloc(be, kn_linear_work_bytes(be, 512, ins));
+    float *x = be->alloc(be, 512 * (size_t)ins * sizeof(float), KN_ON_DEVICE);
+    b.y = be->alloc(be, 512 * (size_t)outs * sizeof(float), KN_ON_DEVICE);
+    b.work = be->alloc(be, kn_linear_work_bytes(be, 512, ins), KN_ON_DEVICE);
     if (!x || !b.y || !b.work)
         abort();
     ck_values(k, CK_NORMAL, x, 512 * ins);
     b.x = x;
     linear_lines(k, l, &b);
-    be->free(be, x);
-    be->free(be, b.y);
-    be->free(be, b.work);
+    be->free(be, x, KN_ON_DEVICE);
+    be->free(be, b.y, KN_ON_DEVICE);
+    be->free(be, b.work, KN_ON_DEVICE);
 }
 
 typedef struct attn_bench {
@@ -149,8 +149,8 @@ static void attn_once(void *ctx) {
         segs[s] =
             (kn_linattn_seg){b->states + (size_t)s * b->state_floats, b->pos, s * b->len, b->len};
     int64_t ldk = b->d.H * b->d.Dk, ldv = b->d.H * b->d.Dv;
-    b->be->ops->linattn(b->be, b->o, ldv, b->q, ldk, b->k, ldk, b->v, ldv, &b->decay, &b->d, segs,
-                        b->n_segs);
+    b->be->ops->linattn(b->be, b->o, ldv, b->q, ldk, b->k, ldk, b->v, ldv, &b->decay, &b->d,
+                        &(kn_step){.segs = segs, .n_segs = b->n_segs}, 0);
     b->pos += b->len;
 }
 
@@ -167,15 +167,16 @@ static void bench_attn(ck *k, bench_limits *l, kn_backend *be, int H, int Dk, in
     const int B = be->block;
     size_t rows = (size_t)(n_segs * len), h = (size_t)H;
     b.state_floats = kn_linattn_state_floats(&b.d, B);
-    float *pow = be->alloc(be, h * (size_t)(B + 1) * 4), *fold = be->alloc(be, h * 4);
+    float *pow = be->alloc(be, h * (size_t)(B + 1) * 4, KN_ON_DEVICE),
+          *fold = be->alloc(be, h * 4, KN_ON_DEVICE);
     double slope[64];
     for (int i = 0; i < H; i++)
         slope[i] = 0.5 / (1 + i);
-    b.q = be->alloc(be, rows * h * (size_t)Dk * 4);
-    b.k = be->alloc(be, rows * h * (size_t)Dk * 4);
-    b.v = be->alloc(be, rows * h * 128 * 4);
-    b.o = be->alloc(be, rows * h * 128 * 4);
-    b.states = be->alloc(be, b.state_floats * (size_t)n_segs * 4);
+    b.q = be->alloc(be, rows * h * (size_t)Dk * 4, KN_ON_DEVICE);
+    b.k = be->alloc(be, rows * h * (size_t)Dk * 4, KN_ON_DEVICE);
+    b.v = be->alloc(be, rows * h * 128 * 4, KN_ON_DEVICE);
+    b.o = be->alloc(be, rows * h * 128 * 4, KN_ON_DEVICE);
+    b.states = be->alloc(be, b.state_floats * (size_t)n_segs * 4, KN_ON_DEVICE);
     if (!pow || !fold || !b.q || !b.k || !b.v || !b.o || !b.states)
         abort();
     kn_decay_fill(pow, fold, slope, H, B);
@@ -194,8 +195,10 @@ static void bench_attn(ck *k, bench_limits *l, kn_backend *be, int H, int Dk, in
                &(bench_work){len == 1 ? attn_block_of_steps : attn_once, &b,
                              len == 1 ? state * H * (double)n_segs * calls : 0,
                              2 * macs * H * (double)rows * calls, KN_LIMIT_FP32});
-    be->free(be, pow), be->free(be, fold), be->free(be, b.q), be->free(be, b.k);
-    be->free(be, b.v), be->free(be, b.o), be->free(be, b.states);
+    be->free(be, pow, KN_ON_DEVICE), be->free(be, fold, KN_ON_DEVICE),
+        be->free(be, b.q, KN_ON_DEVICE), be->free(be, b.k, KN_ON_DEVICE);
+    be->free(be, b.v, KN_ON_DEVICE), be->free(be, b.o, KN_ON_DEVICE),
+        be->free(be, b.states, KN_ON_DEVICE);
 }
 
 typedef struct row_bench {

@@ -89,7 +89,7 @@ static attn_result run_attn(ck *k, const attn_case *c, int threads, int64_t slic
             more |= segs[s].len < left;
         }
         be->ops->linattn(be, r.o, c->ldo, c->q, c->ldq, c->k, c->ldk, c->v, c->ldv, &c->decay,
-                         &c->d, segs, c->n_segs);
+                         &c->d, &(kn_step){.segs = segs, .n_segs = c->n_segs}, 0);
         for (int64_t s = 0; s < c->n_segs; s++) {
             segs[s].first += segs[s].len;
             segs[s].pos += segs[s].len;

@@ -1,5 +1,5 @@
-/* Operations of a whole backend: embed, lrpe, finite_rows, held to an oracle of one row with 1, 2
- * and 3 threads. */
+/* Operations of a whole backend: embed, lrpe, gather_rows, finite_rows, held to an oracle of one
+ * row with 1, 2 and 3 threads. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +97,23 @@ static void check_finite_op(ck *k) {
     ck_buffers_done(k, "finite_rows");
 }
 
+static void check_gather_op(ck *k) {
+    int64_t n = ck_between(k, 1, 20), from = ck_between(k, 1, 60), dim = ck_between(k, 1, 400);
+    int64_t ldx = dim + ck_between(k, 0, 3), ldy = dim + ck_between(k, 0, 3), rows[20];
+    float *x = ck_filled(k, CK_LARGE, from, dim, ldx), *y = ck_f32(k, n, dim, ldy);
+    kn_backend *be;
+    for (int64_t r = 0; r < n; r++)
+        rows[r] = ck_between(k, 0, from - 1);
+    if (kn_cpu_open(&be, 2, k->isa, NULL) != TNL_OK)
+        abort();
+    be->ops->gather_rows(be, y, ldy, x, ldx, rows, n, dim);
+    kn_backend_close(be);
+    for (int64_t r = 0; r < n; r++)
+        if (!ck_same_bits(k, "gather_rows", y + r * ldy, x + rows[r] * ldx, dim))
+            break;
+    ck_buffers_done(k, "gather_rows");
+}
+
 void ck_check_simple_ops(ck *k) {
     for (int i = 0; i < 12; i++)
         for (int s = 0; s < k->n_isas; s++) {
@@ -107,6 +124,8 @@ void ck_check_simple_ops(ck *k) {
                 if (ck_section(k, op_names[op]))
                     check_simple_op(k, &c, op, 1 + i % 3);
             ck_buffers_done(k, c.what);
+            if (ck_section(k, "gather_rows"))
+                check_gather_op(k);
             if (ck_section(k, "finite_rows"))
                 check_finite_op(k);
         }

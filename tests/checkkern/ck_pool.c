@@ -207,13 +207,13 @@ void ck_check_open(ck *k) {
     setenv("TNL_CPU", "ref", 1);
     ck_expect(k, kn_cpu_open(&be, 1, NULL, &err) == TNL_OK && !strcmp(be->isa, "ref"),
               "TNL_CPU=ref");
-    void *p = be->alloc(be, 1000);
+    void *p = be->alloc(be, 1000, KN_ON_DEVICE);
     bool zero = p != NULL && (uintptr_t)p % 64 == 0;
     for (int i = 0; zero && i < 1000; i++)
         zero = ((unsigned char *)p)[i] == 0;
     ck_expect(k, zero, "device memory is aligned and zeroed");
-    be->free(be, p);
-    ck_expect(k, be->alloc(be, SIZE_MAX - 3) == NULL, "too much memory is NULL");
+    be->free(be, p, KN_ON_DEVICE);
+    ck_expect(k, be->alloc(be, SIZE_MAX - 3, KN_ON_DEVICE) == NULL, "too much memory is NULL");
     kn_backend_close(be);
     setenv("TNL_CPU", "nonsense", 1);
     ck_expect(k, kn_cpu_open(&be, 1, NULL, &err) != TNL_OK && strstr(err.msg, "nonsense"),

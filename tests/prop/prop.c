@@ -269,6 +269,11 @@ void prop_same_state(const prop_model *p, const void *want, const mdl_state *s, 
     free(got);
 }
 
+void prop_same_memory(const prop_model *p, const mdl_state *a, const mdl_state *b) {
+    assert_int_equal(a->pos, b->pos);
+    assert_memory_equal(a->data, b->data, p->m->state_floats * sizeof *a->data);
+}
+
 /* ---- poison ---- */
 
 static const uint32_t nan_pattern = 0x7FA5A5A5;
@@ -278,8 +283,8 @@ static void fill_nan(void *p, size_t bytes) {
         memcpy((char *)p + i, &nan_pattern, sizeof nan_pattern);
 }
 
-float *prop_element(const prop_model *p, mdl_state *s, int layer, int head, prop_part part,
-                    int row, int col) {
+float *prop_element(const prop_model *p, mdl_state *s, int layer, int head, prop_part part, int row,
+                    int col) {
     const kn_linattn_dims *d = &p->m->spec.layers[layer].dims;
     size_t Dk = (size_t)d->Dk, Dv = (size_t)d->Dv, B = (size_t)p->block;
     size_t per_head = Dk * Dv + B * (Dk + Dv);
@@ -309,6 +314,7 @@ void prop_poison_state(const prop_model *p, mdl_state *s) {
     s->pos = 12345;
 }
 
-void prop_poison_ctx(const prop_model *p, int64_t max_tokens) {
-    fill_nan(p->ctx->memory, mdl_ctx_bytes(p->m, max_tokens, max_tokens));
+void prop_poison_ctx(const prop_model *p) {
+    fill_nan(p->ctx->memory, p->ctx->bytes[KN_ON_DEVICE]);
+    fill_nan(p->ctx->host_memory, p->ctx->bytes[KN_ON_HOST]);
 }

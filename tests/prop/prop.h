@@ -5,11 +5,11 @@
 #ifndef TNL_TESTS_PROP_H
 #define TNL_TESTS_PROP_H
 
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <setjmp.h>
 
 #include <cmocka.h>
 
@@ -107,14 +107,16 @@ void *prop_export(const prop_model *p, const mdl_state *s);
 
 /* Pending rows that are not in use. */
 void prop_poison_unused(const prop_model *p, mdl_state *s);
+/* Equal to the last byte, in use or not. */
+void prop_same_memory(const prop_model *p, const mdl_state *a, const mdl_state *b);
 /* The whole state, as a slot that was never cleared. */
 void prop_poison_state(const prop_model *p, mdl_state *s);
 /* Working memory between steps. */
-void prop_poison_ctx(const prop_model *p, int64_t max_tokens);
+void prop_poison_ctx(const prop_model *p);
 
 /* One element of a state: matrix element (row, col) of a head, or of a pending row. */
 typedef enum prop_part { PROP_S, PROP_K, PROP_V } prop_part;
-float *prop_element(const prop_model *p, mdl_state *s, int layer, int head, prop_part part,
-                    int row, int col);
+float *prop_element(const prop_model *p, mdl_state *s, int layer, int head, prop_part part, int row,
+                    int col);
 
 #endif

@@ -54,7 +54,7 @@ static void open_body(drift *d, const char *isa) {
     b->isa = isa;
     b->pow = calloc(HEADS * ((size_t)B + 1), sizeof *b->pow);
     b->fold = calloc(HEADS, sizeof *b->fold);
-    b->state = b->be->alloc(b->be, kn_linattn_state_floats(&dims, B) * sizeof(float));
+    b->state = b->be->alloc(b->be, kn_linattn_state_floats(&dims, B) * sizeof(float), KN_ON_DEVICE);
     assert_true(b->pow && b->fold && b->state);
     kn_decay_fill(b->pow, b->fold, slopes, HEADS, B);
     b->decay = (kn_decay){.pow = b->pow, .fold = b->fold};
@@ -62,7 +62,7 @@ static void open_body(drift *d, const char *isa) {
 }
 
 static void close_body(body *b) {
-    b->be->free(b->be, b->state);
+    b->be->free(b->be, b->state, KN_ON_DEVICE);
     kn_backend_close(b->be);
     free(b->pow);
     free(b->fold);
@@ -101,7 +101,7 @@ static void run_drift(drift *d, prop_rng *r) {
             body *b = &d->bodies[i];
             kn_linattn_seg seg = {.state = b->state, .pos = pos, .first = 0, .len = CHUNK};
             b->be->ops->linattn(b->be, b->o, ROW, d->in->q, ROW, d->in->k, ROW, d->in->v, ROW,
-                                &b->decay, &dims, &seg, 1);
+                                &b->decay, &dims, &(kn_step){.segs = &seg, .n_segs = 1}, 0);
         }
     }
 }

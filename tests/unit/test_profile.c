@@ -45,7 +45,7 @@ static int close_fixture(void **state) {
 /* y [N][ROWS], zero before. */
 static void multiply(fixture *f, kn_backend *be, float *y, int64_t rows, int64_t n, bool add) {
     const kn_tensor w = {f->w, KN_F32, rows, COLS};
-    void *work = be->alloc(be, kn_linear_work_bytes(be, n, COLS));
+    void *work = be->alloc(be, kn_linear_work_bytes(be, n, COLS), KN_ON_DEVICE);
     assert_non_null(work);
     be->ops->linear(be, &(kn_linear){.n = n,
                                      .x = f->x,
@@ -56,7 +56,7 @@ static void multiply(fixture *f, kn_backend *be, float *y, int64_t rows, int64_t
                                      .y = y,
                                      .ldy = ROWS,
                                      .work = work});
-    be->free(be, work);
+    be->free(be, work, KN_ON_DEVICE);
 }
 
 static void test_same_bits(void **state) {

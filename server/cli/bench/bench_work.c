@@ -101,12 +101,14 @@ static int64_t min64(int64_t a, int64_t b) {
 
 /* The sequences of a batch stand at different places of a block, as they would: the blocks that
  * they fill are folded in different steps. */
-static void place_states(bench_work *w, uint64_t seed) {
+static tnl_status place_states(bench_work *w, uint64_t seed, tnl_error *err) {
     int64_t block = mdl_model_backend(w->model)->block;
     for (int64_t i = 0; i < w->n_states; i++) {
         int64_t at = w->context + (w->batch < block ? i * (block / w->batch) : i % block);
-        mdl_state_randomize(w->model, w->states[i], at, seed + (uint64_t)i);
+        if (mdl_state_randomize(w->model, w->states[i], at, seed + (uint64_t)i) != TNL_OK)
+            return tnl_fail(err, TNL_E_NOMEM, "no memory for the contents of a state");
     }
+    return TNL_OK;
 }
 
 static tnl_status make_states(bench_work *w, int64_t n, tnl_error *err) {
@@ -141,7 +143,7 @@ tnl_status bench_work_open(bench_work **out, const bench_settings *b, bench_row 
     TNL_TRY(mdl_ctx_open(&w->ctx, b->model, w->step_tokens, w->batch, err));
     TNL_TRY(make_states(w, w->batch, err));
     if (!row->prefill || row->context > 0)
-        place_states(w, b->seed);
+        TNL_TRY(place_states(w, b->seed, err));
     row->state_bytes = (size_t)w->batch * mdl_state_bytes(b->model);
     row->working_bytes = mdl_ctx_bytes(b->model, w->step_tokens, w->batch);
     return TNL_OK;
