@@ -64,6 +64,7 @@ typedef struct bench_sample {
     double limit;     /* 1e9 a second, mean of the slices of this turn; 0: not measured */
     double plain;     /* decode: 1e9 bytes a second of a plain loop over the weights, or 0 */
     double disturbed; /* tokens a second beside a busy neighbour; 0: not asked for */
+    double idle;      /* seconds in which a device waited for the next step to begin */
 } bench_sample;
 
 typedef struct bench_work bench_work;
@@ -90,6 +91,7 @@ typedef struct bench_result {
     double plain, plain_share; /* of a plain loop over the weights */
     double kept, best_kept;    /* share of the speed kept beside a neighbour; 0: not asked for */
     double needed;             /* bytes or operations a token */
+    double host_share;         /* of the time, in which a device waited for the host */
     double tokens;             /* of all turns */
 } bench_result;
 

@@ -90,10 +90,18 @@ static void print_json(const bench_output *o, const bench_settings *b, const ben
             v->best_share);
     if (!r->prefill && v->limit > 0)
         printf("\"plain_rate\":%.2f,\"share_of_plain\":%.4f,", v->plain, v->plain_share);
+    if (b->backends[0]->idle_seconds)
+        printf("\"host_share\":%.5f,", v->host_share);
     if (o->neighbour)
         printf("\"kept\":%.4f,\"best_kept\":%.4f,", v->kept, v->best_kept);
     printf("\"state_bytes\":%zu,\"working_bytes\":%zu,\"rss_bytes\":%" PRIu64 "}\n", r->state_bytes,
            r->working_bytes, bench_peak_rss());
+}
+
+static void print_host(const bench_settings *b, const bench_result *v) {
+    if (b->backends[0]->idle_seconds)
+        printf("%-8s the device waited for the host in %.2f%% of the time\n", "",
+               100 * v->host_share);
 }
 
 static void print_table(const bench_output *o, const bench_settings *b, const bench_row *r,
@@ -122,6 +130,7 @@ static void print_table(const bench_output *o, const bench_settings *b, const be
     if (o->neighbour)
         printf(" %5.1f%%", 100 * v->kept);
     printf(" %9.1f\n", (double)bench_peak_rss() / 1e6);
+    print_host(b, v);
 }
 
 void bench_print_row(const bench_output *o, const bench_settings *b, const bench_row *r) {

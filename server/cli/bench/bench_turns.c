@@ -188,7 +188,7 @@ static double median(double *v, int n) {
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
 
-enum { SPEED, LIMIT, SHARE, PLAIN, PLAIN_SHARE, DISTURBED, KEPT, NEEDED, FIGURES };
+enum { SPEED, LIMIT, SHARE, PLAIN, PLAIN_SHARE, DISTURBED, KEPT, HOST, NEEDED, FIGURES };
 
 static double figure(const bench_sample *s, int which) {
     double speed = s->tokens / s->seconds;
@@ -207,6 +207,8 @@ static double figure(const bench_sample *s, int which) {
         return s->disturbed;
     case KEPT:
         return s->disturbed / speed;
+    case HOST:
+        return s->idle / s->seconds;
     default:
         return 1e9 * s->needed / s->tokens;
     }
@@ -230,6 +232,7 @@ bench_result bench_row_result(const bench_row *r) {
                         .plain = mid[PLAIN],
                         .plain_share = mid[PLAIN_SHARE],
                         .kept = mid[KEPT],
+                        .host_share = mid[HOST],
                         .needed = mid[NEEDED]};
     for (int i = 0; i < r->n_samples; i++)
         out.tokens += r->samples[i].tokens;

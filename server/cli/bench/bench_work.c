@@ -163,8 +163,14 @@ void bench_work_close(bench_work *w) {
 
 /* ---- a step ---- */
 
+/* Of a device, from the end of a step to the begin of the next. */
+static double idle_seconds(const bench_work *w) {
+    const kn_backend *be = mdl_model_backend(w->model);
+    return be->idle_seconds ? be->idle_seconds(be) : 0;
+}
+
 /* n tokens for each state, logits after the last when `want`. */
-static tnl_status forward(bench_work *w, int64_t n, bool want, double *seconds, tnl_error *err) {
+static tnl_status forward(bench_work *w, int64_t n, bool want, bench_sample *s, tnl_error *err) {
     uint64_t vocab = (uint64_t)mdl_model_spec(w->model)->vocab;
     for (int64_t i = 0; i < n * w->n_states; i++)
         w->ids[i] = (int32_t)(tnl_splitmix_next(&w->seed) % vocab);
@@ -173,9 +179,10 @@ static tnl_status forward(bench_work *w, int64_t n, bool want, double *seconds, 
                                .tokens = w->ids + i * n,
                                .n_tokens = n,
                                .want = want ? MDL_WANT_LAST : MDL_WANT_NONE};
-    double start = cli_now();
+    double start = cli_now(), idle = idle_seconds(w);
     TNL_TRY(mdl_forward(w->ctx, w->segs, w->n_states, err));
-    *seconds += cli_now() - start;
+    s->idle += s->seconds > 0 ? idle_seconds(w) - idle : 0; /* before the first step we paused */
+    s->seconds += cli_now() - start;
     for (int64_t i = 0; i < w->n_states; i++)
         if (w->segs[i].nonfinite)
             return tnl_fail(err, TNL_E_NONFINITE, "logits or state are not finite");
@@ -186,7 +193,7 @@ tnl_status bench_work_step(bench_work *w, bench_sample *s, tnl_error *err) {
     if (!w->prefill) {
         s->needed += decode_bytes(w) / 1e9;
         s->tokens += (double)w->n_states;
-        return forward(w, 1, true, &s->seconds, err);
+        return forward(w, 1, true, s, err);
     }
     if (w->fed == w->tokens) {
         if (w->context == 0)
@@ -197,7 +204,7 @@ tnl_status bench_work_step(bench_work *w, bench_sample *s, tnl_error *err) {
     w->fed += n;
     s->needed += prefill_ops(w, n, w->fed == w->tokens) / 1e9;
     s->tokens += (double)n;
-    return forward(w, n, w->fed == w->tokens, &s->seconds, err);
+    return forward(w, n, w->fed == w->tokens, s, err);
 }
 
 int64_t bench_work_steps(const bench_work *w) {
