@@ -114,6 +114,18 @@ KN_DEVICE uint32_t kn_pack_bf16(float low, float high) {
     return r;
 }
 
+/* Products of two pairs of bf16, to nearest even; subnormal numbers are numbers. */
+KN_DEVICE uint32_t kn_mul_bf16(uint32_t x, uint32_t y) {
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(0x80008000u));
+    return r;
+}
+
+/* Four bytes, the lowest digit of `which` naming the lowest: 0 to 3 those of x, 4 to 7 zero. */
+KN_DEVICE uint32_t kn_bytes(uint32_t x, uint32_t which) {
+    return __byte_perm(x, 0, which);
+}
+
 KN_DEVICE float kn_float_of_bits(uint32_t bits) {
     return __uint_as_float(bits);
 }
@@ -124,6 +136,11 @@ KN_DEVICE uint32_t kn_bits_of_float(float x) {
 
 KN_DEVICE uint32_t kn_shfl_xor_bits(uint32_t x, int mask) {
     return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
+}
+
+/* What lane `from` hands in. */
+KN_DEVICE uint32_t kn_shfl_bits(uint32_t x, int from) {
+    return __shfl_sync(0xFFFFFFFFu, x, from);
 }
 
 /* 16 bytes of shared memory, aligned. */

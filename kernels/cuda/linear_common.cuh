@@ -14,9 +14,10 @@ enum { PRODUCT_WARPS = 8, PRODUCT_THREADS = PRODUCT_WARPS * 32 };
 struct kn_linear_args {
     kn_linear p; /* p.w and p.w2 are the host's */
     kn_tensor w, w2;
-    bool two, packed;
-    bool plain; /* rows are in f32: weights are, or in f16, or bf16 not in 16-byte pieces */
-    bool times; /* the outputs are there already, and multiplied with */
+    bool two;
+    bool packed; /* q8, q4: rows are quantised */
+    bool plain;  /* rows are in f32: weights are, or in f16, or bf16 not in 16-byte pieces */
+    bool times;  /* the outputs are there already, and multiplied with */
     int64_t groups, tile_bytes, lda;
     kn_qrows q;
     uint16_t *half; /* [N][lda] rows in bf16 */
@@ -89,8 +90,10 @@ bool kn_linear_wants_one(const kn_linear_args &x);
 void kn_linear_in_one(const kn_linear_args &x, cudaStream_t stream);
 /* Weights that no tensor core multiplies (linear_plain.cu). */
 void kn_linear_plain(const kn_linear_args &x, cudaStream_t stream);
-/* Products of many rows (linear_tiles.cu), where the weights lie as these want them. */
+/* Products of many rows (linear_tiles.cu), where there are kernels for them. */
 bool kn_linear_fits_tiles(const kn_linear_args &x);
 void kn_linear_tiles(const kn_linear_args &x, cudaStream_t stream);
+/* One matrix of q8 or q4 (linear_codes.cu). */
+void kn_linear_tile_codes(const kn_linear_args &x, cudaStream_t stream);
 
 #endif

@@ -14,7 +14,7 @@ static kn_linear_args prepare(const kn_linear *p) {
     x.two = p->w2 != nullptr;
     if (x.two)
         x.w2 = *p->w2;
-    x.packed = x.w.dtype >= KN_PLAIN_COUNT;
+    x.packed = x.w.dtype == KN_Q8 || x.w.dtype == KN_Q4;
     x.plain = is_plain(x.w) || (x.two && is_plain(x.w2));
     x.groups = kn_q_groups(x.w.cols);
     x.lda = x.w.cols;
@@ -24,6 +24,7 @@ static kn_linear_args prepare(const kn_linear *p) {
     } else if (x.plain) {
         x.a = (float *)p->work;
     } else {
+        x.lda = kn_cuda_linear_lda(x.w.cols);
         x.half = (uint16_t *)p->work;
     }
     return x;

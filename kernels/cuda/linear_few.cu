@@ -9,8 +9,8 @@
  * sums of groups go to shared memory. Then every thread takes NT pairs (output, row) and adds their
  * groups up, ascending:
  *
- *   packed  y = fma(dot, d scale, y)   dot is exact, so these are the bits of every other backend
- *   bf16    y += sum of the group
+ *   q8, q4  y = fma(dot, d scale, y)   dot is exact, so these are the bits of every other backend
+ *   others  y += sum of the group; of f8 the finished sum is multiplied with the output's scale
  *
  * Neither depends on NT, on the number of rows or on the place of a row among them. With many
  * groups this goes in rounds. A second matrix (the GLU) follows the first as if it had more groups
@@ -37,8 +37,13 @@ template <kn_dtype FORMAT, int NT> struct few_shape {
         MOST = 8 / NT < 4 / piece::OF_GROUP ? 8 / NT : 4 / piece::OF_GROUP,
         GROUPS = MOST > 1 ? MOST : 1, /* of a batch */
         PIECES = GROUPS * piece::OF_GROUP,
-        DEPTH = PIECES > 2 && NT == 8 ? 2 : PIECES,
-        PACKED = FORMAT >= KN_PLAIN_COUNT,
+        /* of two blocks on a multiprocessor, a thread has 128 registers */
+        ROOM = (NT == 8   ? 1
+                : NT == 4 ? 2
+                          : 4) /
+               (FORMAT == KN_F8 && NT > 1 && NT < 8 ? 2 : 1),
+        DEPTH = ROOM < PIECES ? ROOM : PIECES,
+        PACKED = piece::PACKED,
     };
 };
 
@@ -212,7 +217,7 @@ KN_DEVICE kn_row_room room_for_rows(unsigned char *shared, const few_args &f) {
     unsigned char *rows = shared + f.plan.rows_at;
     r.filled = kn_padded(f.plan.cols);
     r.ld = f.plan.row_bytes / kn_piece<FORMAT>::ROW_BYTES;
-    if (FORMAT == KN_BF16) {
+    if (!kn_piece<FORMAT>::PACKED) {
         r.half = (uint16_t *)rows;
     } else {
         r.q = (int8_t *)rows;
@@ -233,7 +238,7 @@ KN_DEVICE kn_row_view take_rows(kn_qrows *q, unsigned char *shared, const few_ar
     v.last = (int)x.p.n - 1;
     *q = x.q;
     if (!MAKE) {
-        const bool half = FORMAT == KN_BF16;
+        const bool half = !kn_piece<FORMAT>::PACKED;
         v.data = (half ? (const unsigned char *)x.half : (const unsigned char *)x.q.q) + lane;
         v.stride = (uint32_t)(half ? x.lda * 2 : x.q.ldq);
         v.filled = (int)(half ? x.lda : x.q.ldq);
@@ -253,8 +258,36 @@ KN_DEVICE kn_row_view take_rows(kn_qrows *q, unsigned char *shared, const few_ar
 
 /* ---- the kernel ---- */
 
+/* The scale of an output of f8; others are finished without. */
+template <kn_dtype FORMAT>
+KN_DEVICE float scale_of(const few_args &f, const kn_tensor &w, int64_t out) {
+    if (FORMAT != KN_F8)
+        return 1;
+    const int64_t row = kn_f8_bytes(f.plan.cols);
+    return kn_float_of_bits(
+        kn_read_4((const unsigned char *)w.data + (out + 1) * row - KN_F8_TAIL));
+}
+
+/* A thread's outputs. */
+template <kn_dtype FORMAT, int NT>
+KN_DEVICE void finish_outputs(const few_args &f, const float *totals, kn_out_extras extras,
+                              const float scales[2], int64_t out, int64_t row0) {
+    for (int i = 0; i < NT; i++) {
+        const int64_t row = row0 + i * (PRODUCT_THREADS / OUTS);
+        if (out >= f.x.w.rows || row >= f.x.p.n)
+            break;
+        if (NT > 1)
+            extras = kn_linear_extras(f.x, out, row);
+        const float y = totals[i * PRODUCT_THREADS];
+        const float z = f.x.two ? totals[(NT + i) * PRODUCT_THREADS] : 0;
+        kn_linear_finish(f.x, extras, FORMAT == KN_F8 ? y * scales[0] : y,
+                         FORMAT == KN_F8 ? z * scales[1] : z, out, row);
+    }
+}
+
 template <kn_dtype FORMAT, int NT, bool MAKE>
-static __global__ void __launch_bounds__(PRODUCT_THREADS, 2) products(few_args f) {
+static __global__ void __launch_bounds__(PRODUCT_THREADS, FORMAT == KN_F8 && NT == 8 ? 1 : 2)
+    products(few_args f) {
     KN_SHARED(shared);
     typedef few_shape<FORMAT, NT> S;
     const kn_linear_args &x = f.x;
@@ -268,11 +301,13 @@ static __global__ void __launch_bounds__(PRODUCT_THREADS, 2) products(few_args f
     KN_UNROLL
     for (int p = 0; p < S::DEPTH; p++)
         fetch_piece<FORMAT, NT>(r, f, at, batch, p);
+    const int64_t out = out0 + threadIdx.x % OUTS, my_row = first + threadIdx.x / OUTS;
+    const float scales[2] = {scale_of<FORMAT>(f, x.w, out),
+                             x.two ? scale_of<FORMAT>(f, x.w2, out) : 1};
     kn_depend_wait();
 
     kn_qrows q;
     const kn_row_view rows = take_rows<FORMAT, MAKE>(&q, shared, f, first);
-    const int64_t out = out0 + threadIdx.x % OUTS, my_row = first + threadIdx.x / OUTS;
     kn_out_extras extras = {};
     if (NT == 1 && out < x.w.rows && my_row < x.p.n)
         extras = kn_linear_extras(x, out, my_row);
@@ -289,15 +324,7 @@ static __global__ void __launch_bounds__(PRODUCT_THREADS, 2) products(few_args f
         if (end < f.plan.all)
             kn_sync_block();
     }
-    for (int i = 0; i < NT; i++) {
-        const int64_t row = my_row + i * (PRODUCT_THREADS / OUTS);
-        if (out >= x.w.rows || row >= x.p.n)
-            break;
-        if (NT > 1)
-            extras = kn_linear_extras(x, out, row);
-        kn_linear_finish(x, extras, totals[i * PRODUCT_THREADS],
-                         x.two ? totals[(NT + i) * PRODUCT_THREADS] : 0, out, row);
-    }
+    finish_outputs<FORMAT, NT>(f, totals, extras, scales, out, my_row);
 }
 
 /* ---- launches ---- */
@@ -357,6 +384,8 @@ static void launch_products(const kn_linear_args &x, cudaStream_t stream) {
 void kn_linear_few(const kn_linear_args &x, cudaStream_t stream) {
     if (x.w.dtype == KN_BF16)
         launch_products<KN_BF16>(x, stream);
+    else if (x.w.dtype == KN_F8)
+        launch_products<KN_F8>(x, stream);
     else if (x.w.dtype == KN_Q8)
         launch_products<KN_Q8>(x, stream);
     else
@@ -365,6 +394,7 @@ void kn_linear_few(const kn_linear_args &x, cudaStream_t stream) {
 
 static few_plan plan_of(const kn_linear_args &x) {
     return x.w.dtype == KN_BF16 ? plan_one<KN_BF16>(x)
+           : x.w.dtype == KN_F8 ? plan_one<KN_F8>(x)
            : x.w.dtype == KN_Q8 ? plan_one<KN_Q8>(x)
                                 : plan_one<KN_Q4>(x);
 }
@@ -408,6 +438,7 @@ bool kn_linear_wants_one(const kn_linear_args &x) {
 void kn_linear_in_one(const kn_linear_args &x, cudaStream_t stream) {
     const few_args f = {x, plan_of(x)};
     void (*kernel)(few_args) = x.w.dtype == KN_BF16 ? products<KN_BF16, 1, true>
+                               : x.w.dtype == KN_F8 ? products<KN_F8, 1, true>
                                : x.w.dtype == KN_Q8 ? products<KN_Q8, 1, true>
                                                     : products<KN_Q4, 1, true>;
     kn_launch(kernel, dim3(kn_ceil_div(x.w.rows, OUTS)), dim3(PRODUCT_THREADS),

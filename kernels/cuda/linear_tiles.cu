@@ -2,14 +2,12 @@
  * Weights and rows come to shared memory by asynchronous copies, 64 inputs a stage. A lane reads
  * there what it would read in linear_few.cu from memory, groups begin at zero and are added up
  * ascending: the same sums as of few rows. */
-#include "kernels/cuda/linear_common.cuh"
+#include "kernels/cuda/linear_tile.cuh"
 
 enum {
-    TILE = 128, /* outputs, rows */
     TILE_INPUTS = 64,
-    TILE_BYTES = TILE * TILE_INPUTS * 2,
+    TILE_BYTES = KN_TILE * TILE_INPUTS * 2,
     STAGES = 3,
-    WARP_TILES = 8, /* of eight rows */
 };
 
 /* 16-byte pieces of a row in an order that keeps the reads of eight lanes on different banks: those
@@ -21,7 +19,7 @@ KN_DEVICE unsigned char *tile_piece(unsigned char *tile, int row, int piece, boo
 
 KN_DEVICE void fetch_tile(unsigned char *tile, const uint16_t *from, int64_t ld, int64_t first,
                           int64_t rows, int64_t at, bool weights) {
-    for (int i = (int)threadIdx.x; i < TILE * 8; i += PRODUCT_THREADS) {
+    for (int i = (int)threadIdx.x; i < KN_TILE * 8; i += PRODUCT_THREADS) {
         const int row = i / 8, piece = i % 8;
         const int64_t k = at + piece * 8, r = first + row < rows ? first + row : rows - 1;
         uint32_t *to = (uint32_t *)tile_piece(tile, row, piece, weights);
@@ -53,7 +51,7 @@ KN_DEVICE void multiply_stage(float low[][4], float high[][4], unsigned char *W,
         for (int i = 0; i < 4; i++)
             kn_read_shared_16(a[i], tile_piece(W, out + 4 * g + i, step * 4 + t, true));
         KN_UNROLL
-        for (int n = 0; n < WARP_TILES; n++) {
+        for (int n = 0; n < KN_TILE_ROWS; n++) {
             kn_read_shared_16(b, tile_piece(X, row + n * 8 + g, step * 4 + t, false));
             kn_multiply_32(low[n], high[n], a, b);
         }
@@ -61,33 +59,22 @@ KN_DEVICE void multiply_stage(float low[][4], float high[][4], unsigned char *W,
 }
 
 /* y += sum, which begins again. */
-KN_DEVICE void close_group(float y[][4], float sum[][4]) {
+KN_DEVICE void close_group(float y[][8], float low[][4], float high[][4]) {
     KN_UNROLL
-    for (int n = 0; n < WARP_TILES; n++)
-        for (int e = 0; e < 4; e++) {
-            y[n][e] += sum[n][e];
-            sum[n][e] = 0;
-        }
-}
-
-KN_DEVICE void finish_tile(const kn_linear_args &x, const float y[][4], int64_t out, int64_t row) {
-    const int t = (int)threadIdx.x % 4;
-    KN_UNROLL
-    for (int n = 0; n < WARP_TILES; n++)
-        for (int e = 0; e < 4;
-             e++) { /* y[n][0], [1]: one output, rows 2t, 2t+1; [2], [3]: the next */
-            const int64_t r = row + n * 8 + 2 * t + e % 2, o = out + e / 2;
-            if (r < x.p.n && o < x.w.rows)
-                kn_linear_finish(x, y[n][e], 0, o, r);
-        }
+    for (int n = 0; n < KN_TILE_ROWS; n++)
+        KN_UNROLL
+    for (int e = 0; e < 4; e++) {
+        y[n][e] += low[n][e];
+        y[n][4 + e] += high[n][e];
+        low[n][e] = high[n][e] = 0;
+    }
 }
 
 static __global__ void __launch_bounds__(PRODUCT_THREADS) tile_products(kn_linear_args x) {
     KN_SHARED(shared);
     kn_depend();
-    const int64_t out = (int64_t)blockIdx.x * TILE, row = (int64_t)blockIdx.y * TILE;
-    float low[WARP_TILES][4] = {}, high[WARP_TILES][4] = {};
-    float y_low[WARP_TILES][4] = {}, y_high[WARP_TILES][4] = {};
+    const int64_t out = (int64_t)blockIdx.x * KN_TILE, row = (int64_t)blockIdx.y * KN_TILE;
+    float low[KN_TILE_ROWS][4] = {}, high[KN_TILE_ROWS][4] = {}, y[KN_TILE_ROWS][8] = {};
     for (int stage = 0; stage < STAGES - 1; stage++)
         fetch_stage(shared, x, stage, out, row);
     for (int64_t stage = 0; stage * TILE_INPUTS < x.w.cols; stage++) {
@@ -96,22 +83,22 @@ static __global__ void __launch_bounds__(PRODUCT_THREADS) tile_products(kn_linea
         fetch_stage(shared, x, stage + STAGES - 1, out, row);
         unsigned char *at = shared + stage % STAGES * 2 * TILE_BYTES;
         multiply_stage(low, high, at, at + TILE_BYTES);
-        if (stage % 2 == 1 || (stage + 1) * TILE_INPUTS >= x.w.cols) {
-            close_group(y_low, low);
-            close_group(y_high, high);
-        }
+        if (stage % 2 == 1 || (stage + 1) * TILE_INPUTS >= x.w.cols)
+            close_group(y, low, high);
     }
-    const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
-    finish_tile(x, y_low, out + warp % 4 * 32 + 4 * g, row + warp / 4 * 64);
-    finish_tile(x, y_high, out + warp % 4 * 32 + 4 * g + 2, row + warp / 4 * 64);
+    kn_finish_tile(x, (float *)shared, y, out, row);
 }
 
 bool kn_linear_fits_tiles(const kn_linear_args &x) {
-    return x.w.dtype == KN_BF16 && !x.plain && x.p.n > 64 && (!x.two || x.p.epi == KN_STORE);
+    return !x.plain && x.w.dtype != KN_F8 && x.p.n > 64 && (!x.two || x.p.epi == KN_STORE);
 }
 
 static void launch_tiles(const kn_linear_args &x, cudaStream_t stream) {
-    kn_launch(tile_products, dim3(kn_ceil_div(x.w.rows, TILE), kn_ceil_div(x.p.n, TILE)),
+    if (x.packed) {
+        kn_linear_tile_codes(x, stream);
+        return;
+    }
+    kn_launch(tile_products, dim3(kn_ceil_div(x.w.rows, KN_TILE), kn_ceil_div(x.p.n, KN_TILE)),
               dim3(PRODUCT_THREADS), (size_t)STAGES * 2 * TILE_BYTES, stream, x);
 }
 

@@ -16,7 +16,15 @@ struct embed_args {
     float scale;
 };
 
-/* Element (row, i) of a packed matrix: quant.h. */
+/* Element (row, i) of f8: quant.h. */
+KN_DEVICE float f8_element(const kn_tensor &w, int64_t row, int64_t i) {
+    const int64_t padded = (w.cols + KN_F8_UNIT - 1) / KN_F8_UNIT * KN_F8_UNIT;
+    const unsigned char *codes = (const unsigned char *)w.data + row * (padded + KN_F8_TAIL);
+    const uint32_t code = codes[i], bits = (code & 0x80u) << 24 | (code & 0x7Fu) << 20;
+    return *(const float *)(codes + padded) * (kn_float_of_bits(bits) * 0x1p120f);
+}
+
+/* Element (row, i) of q8 and q4. */
 KN_DEVICE float packed_element(const kn_tensor &w, int64_t tile_bytes, int64_t row, int64_t i) {
     const bool q8 = w.dtype == KN_Q8;
     const int64_t bytes = KN_Q_SCALES + (q8 ? 64 * KN_Q_GROUP : 34 * KN_Q_GROUP);
@@ -38,6 +46,8 @@ KN_DEVICE float packed_element(const kn_tensor &w, int64_t tile_bytes, int64_t r
 }
 
 KN_DEVICE float table_element(const embed_args &e, int64_t row, int64_t i) {
+    if (e.table.dtype == KN_F8)
+        return f8_element(e.table, row, i);
     return e.table.dtype >= KN_PLAIN_COUNT ? packed_element(e.table, e.tile_bytes, row, i)
                                            : kn_plain_weight(e.table, row * e.table.cols + i);
 }

@@ -50,6 +50,18 @@ static void draw_packed(cc *c, unsigned char *p, const kn_tensor *w) {
     }
 }
 
+/* Every code but NaN, scales of many sizes; the filling is there already. */
+static void draw_f8(cc *c, unsigned char *p, const kn_tensor *w) {
+    for (int64_t row = 0; row < w->rows; row++, p += kn_f8_stride(w->cols)) {
+        const float d = (float)exp2((double)cc_between(c, -12, 0)) * 1.25f;
+        for (int64_t i = 0; i < w->cols; i++) {
+            p[i] = (unsigned char)cc_random(c);
+            p[i] = (p[i] & 0x7F) == 0x7F ? 1 : p[i];
+        }
+        memcpy(p + kn_f8_padded(w->cols), &d, sizeof d);
+    }
+}
+
 static kn_tensor draw_weights(cc *c, kn_dtype t, int64_t rows, int64_t cols, size_t *bytes) {
     kn_tensor w = {.dtype = t, .rows = rows, .cols = cols};
     uint64_t n = 0;
@@ -66,7 +78,9 @@ static kn_tensor draw_weights(cc *c, kn_dtype t, int64_t rows, int64_t cols, siz
         memcpy(p + i * kn_dtypes[t].elem_bytes, t == KN_F32 ? (void *)&f : (void *)&h,
                (size_t)kn_dtypes[t].elem_bytes);
     }
-    if (t >= KN_PLAIN_COUNT)
+    if (t == KN_F8)
+        draw_f8(c, p, &w);
+    else if (t >= KN_PLAIN_COUNT)
         draw_packed(c, p, &w);
     w.data = p;
     *bytes = n;
@@ -267,9 +281,10 @@ static double product(const kn_tensor *w, int64_t out, const double *a, double *
         double top = 0;
         for (int64_t j = i / 128 * 128; j < w->cols && j < i / 128 * 128 + 128; j++)
             top = fabs(a[j]) > top ? fabs(a[j]) : top;
-        double unit = w->dtype >= KN_PLAIN_COUNT ? top / 254
-                      : w->dtype == KN_BF16      ? fabs(a[i]) / 512
-                                                 : fabs(a[i]) * 1e-6;
+        const bool half = w->dtype == KN_BF16 || w->dtype == KN_F8;
+        double unit = half                         ? fabs(a[i]) / 512
+                      : w->dtype >= KN_PLAIN_COUNT ? top / 254
+                                                   : fabs(a[i]) * 1e-6;
         sum += (double)row[i] * a[i];
         var += (double)row[i] * (double)row[i] * unit * unit;
         most += fabs((double)row[i] * a[i]);
@@ -371,7 +386,7 @@ static void check_case(cc *c, kn_dtype t, bool bare) {
     linear_case l = draw_case(c, t, bare);
     float *got = run(c, &l, 0, l.p.n, KN_CUDA_ANY_WAY);
     against_double(c, &l, got);
-    if (bare && t >= KN_PLAIN_COUNT)
+    if (bare && (t == KN_Q8 || t == KN_Q4))
         against_cpu(c, &l, got);
     const int64_t row = cc_between(c, 0, l.p.n - 1);
     float *alone = run(c, &l, row, 1, KN_CUDA_ANY_WAY);
@@ -463,11 +478,11 @@ static void check_rare_rows(cc *c) {
 void cc_check_linear(cc *c) {
     if (!cc_section(c, "linear"))
         return;
-    for (int t = 0; t < KN_F8; t++)
+    for (int t = 0; t < KN_DTYPE_COUNT; t++)
         for (int i = 0; i < 8; i++)
             check_case(c, (kn_dtype)t, i % 2);
-    check_long(c, (kn_dtype)cc_between(c, KN_BF16, KN_Q4));
-    check_in_place(c, (kn_dtype)cc_between(c, KN_BF16, KN_Q4));
+    check_long(c, (kn_dtype)cc_between(c, KN_BF16, KN_F8));
+    check_in_place(c, (kn_dtype)cc_between(c, KN_BF16, KN_F8));
     for (int i = 0; i < 4; i++)
         check_rows(c);
     check_rare_rows(c);

@@ -312,6 +312,10 @@ uint32_t kn_shfl_xor_bits(uint32_t x, int mask) {
     return word(emu_exchange(&x, sizeof x), emu_lane() ^ mask, 0);
 }
 
+uint32_t kn_shfl_bits(uint32_t x, int from) {
+    return word(emu_exchange(&x, sizeof x), from, 0);
+}
+
 static void read_aligned(void *to, const void *from, size_t bytes) {
     if ((uintptr_t)from % bytes)
         give_up("read at a misaligned address");

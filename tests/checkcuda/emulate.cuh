@@ -94,6 +94,18 @@ static inline uint32_t kn_pack_bf16(float low, float high) {
     return emu_bf16(low) | emu_bf16(high) << 16;
 }
 
+static inline uint32_t kn_mul_bf16(uint32_t x, uint32_t y) {
+    return kn_pack_bf16(kn_float_of_bits(x << 16) * kn_float_of_bits(y << 16),
+                        kn_float_of_bits(x & 0xFFFF0000u) * kn_float_of_bits(y & 0xFFFF0000u));
+}
+
+static inline uint32_t kn_bytes(uint32_t x, uint32_t which) {
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++, which >>= 4)
+        r |= (which & 7) < 4 ? (x >> 8 * (which & 7) & 0xFFu) << 8 * i : 0;
+    return r;
+}
+
 static inline uint32_t kn_bits_of_float(float x) {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
@@ -102,6 +114,7 @@ static inline uint32_t kn_bits_of_float(float x) {
 
 float kn_shfl_xor(float x, int mask);
 uint32_t kn_shfl_xor_bits(uint32_t x, int mask);
+uint32_t kn_shfl_bits(uint32_t x, int from);
 void kn_read_16(uint32_t r[4], const void *global);
 void kn_read_shared_16(uint32_t r[4], const void *shared);
 void kn_load_16(uint32_t r[4], const void *p);

@@ -1,6 +1,7 @@
 /* The device code, compiled for the host. One program may hold all of it: kernels are static. */
 #include "kernels/cuda/linattn_prefill.cu"
 #include "kernels/cuda/linattn_step.cu"
+#include "kernels/cuda/linear_codes.cu"
 #include "kernels/cuda/linear_cuda.cu"
 #include "kernels/cuda/linear_few.cu"
 #include "kernels/cuda/linear_plain.cu"
