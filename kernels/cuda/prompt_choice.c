@@ -1,5 +1,6 @@
 /* Trying algorithms out. The rows of a trial are the same 128 again and again, so that every slice
- * has the sums of the first one; which are those of 128 rows alone by the same algorithm. */
+ * has the sums of the first one; which are those of 128 rows alone by the same algorithm, and near
+ * what we add up ourselves. */
 #include "kernels/cuda/prompt_choice.h"
 
 #include <stdlib.h>
@@ -7,7 +8,11 @@
 
 #include "kernels/base/log.h"
 
-enum { MOST_TRIED = 16, TRIED_FOR_FEWER = 4 };
+enum {
+    MOST_TRIED = 16,
+    TRIED_FOR_FEWER = 4,
+    MOST_DIFFERS = KN_CUDA_TILE_SLICES * KN_CUDA_TRIAL_PARTS, /* and KN_CUDA_TRIAL_BLOCKS */
+};
 
 typedef struct trial {
     kn_cuda_device *device;
@@ -30,7 +35,7 @@ static tnl_status open_trial(trial *t, tnl_error *err) {
     const size_t unit = s->e4m3 ? 1 : 2, rows = (size_t)s->rows, outs = (size_t)s->outs;
     const size_t a = whole(rows * (size_t)s->lda * unit), w = whole(outs * (size_t)s->ldw * unit);
     const size_t want = whole(KN_CUDA_SLICE_ROWS * (size_t)s->ldy * sizeof(float));
-    const size_t all = a + w + want + KN_CUDA_TILE_SLICES * KN_CUDA_TRIAL_PARTS * sizeof(uint32_t);
+    const size_t all = a + w + want + MOST_DIFFERS * sizeof(uint32_t);
     t->memory = kn_cuda_device_alloc(t->device, all);
     if (!t->memory)
         return tnl_fail(err, TNL_E_NOMEM,
@@ -46,30 +51,55 @@ static tnl_status open_trial(trial *t, tnl_error *err) {
     return TNL_OK;
 }
 
-/* Whether n slices by this algorithm have the sums of t->want, each of them. */
-static bool agrees(trial *t, const kn_lt_algo *algo, int64_t n) {
-    uint32_t differs[KN_CUDA_TILE_SLICES * KN_CUDA_TRIAL_PARTS];
-    const size_t parts = (size_t)n * KN_CUDA_TRIAL_PARTS;
-    uint32_t any = 0;
-    if (t->lost.code != TNL_OK || kn_lt_run_rows(t->product, algo, n * KN_CUDA_SLICE_ROWS, t->sums,
-                                                 t->a, t->w, t->device->stream, NULL) != TNL_OK)
-        return false;
-    kn_cuda_trial_compare(t->differs, t->sums, t->want, n, t->shape.outs, t->shape.ldy,
-                          t->device->stream);
+/* So many slices into `to`, which is cleared first: what another algorithm left is no answer. */
+static bool multiply(trial *t, const kn_lt_algo *algo, int64_t n, float *to) {
+    const size_t bytes = (size_t)(n * KN_CUDA_SLICE_ROWS * t->shape.ldy) * sizeof *to;
+    kn_cuda_device_clear(t->device, to, bytes);
+    return t->lost.code == TNL_OK && kn_lt_run_rows(t->product, algo, n * KN_CUDA_SLICE_ROWS, to,
+                                                    t->a, t->w, t->device->stream, NULL) == TNL_OK;
+}
+
+/* Whether none of the first n answers of a launch is yes. */
+static bool none_differs(trial *t, size_t n) {
+    uint32_t differs[MOST_DIFFERS], any = 0;
+    const size_t bytes = n * sizeof *differs;
+    kn_cuda_device_copy(t->device, differs, bytes, t->differs, bytes, bytes, 1);
     if (kn_cuda_device_wait(t->device, &t->lost) != TNL_OK)
         return false;
-    memcpy(differs, t->differs, parts * sizeof *differs);
-    for (size_t i = 0; i < parts; i++)
+    for (size_t i = 0; i < n; i++)
         any |= differs[i];
     return any == 0;
 }
 
+/* Whether n slices by this algorithm have the sums of t->want, each of them. */
+static bool agrees(trial *t, const kn_lt_algo *algo, int64_t n) {
+    if (!multiply(t, algo, n, t->sums))
+        return false;
+    kn_cuda_trial_compare(t->differs, t->sums, t->want, n, t->shape.outs, t->shape.ldy,
+                          t->device->stream);
+    return none_differs(t, (size_t)n * KN_CUDA_TRIAL_PARTS);
+}
+
+/* t->want by this algorithm; false where these are not the sums that they should be. */
+static bool multiplies(trial *t, const kn_lt_algo *algo) {
+    const kn_lt_shape *s = &t->shape;
+    const kn_cuda_trial sums = {.a = t->a,
+                                .w = t->w,
+                                .lda = s->lda,
+                                .ldw = s->ldw,
+                                .inputs = s->inputs,
+                                .outs = s->outs,
+                                .ld = s->ldy,
+                                .e4m3 = s->e4m3};
+    if (!multiply(t, algo, 1, t->want))
+        return false;
+    kn_cuda_trial_check(t->differs, t->want, &sums, t->device->stream);
+    return none_differs(t, KN_CUDA_TRIAL_BLOCKS);
+}
+
 /* Whether the algorithm gives every slice the same bits, whatever their number. */
 static bool passes(trial *t, const kn_lt_algo *algo, int64_t slices) {
-    if (t->lost.code != TNL_OK || kn_lt_run_rows(t->product, algo, KN_CUDA_SLICE_ROWS, t->want,
-                                                 t->a, t->w, t->device->stream, NULL) != TNL_OK)
-        return false;
-    bool good = true;
+    bool good = multiplies(t, algo);
     for (int64_t n = slices; good && n > 0; n--)
         good = agrees(t, algo, n);
     return good;
@@ -113,8 +143,8 @@ static tnl_status try_all(kn_cuda_choice *c, trial *t, const kn_lt_api *api, tnl
         return TNL_OK;
     }
     tnl_log(TNL_LOG_WARN,
-            "prompts go through our own products: no algorithm of cuBLASLt %zu gives a row "
-            "of %lld outputs and %lld inputs the same bits whatever the number of rows",
+            "prompts go through our own products: no algorithm of cuBLASLt %zu gives rows of %lld "
+            "outputs and %lld inputs the right sums with the same bits in any number of rows",
             api->version(), (long long)t->shape.outs, (long long)t->shape.inputs);
     return TNL_OK;
 }

@@ -259,3 +259,48 @@ void kn_cuda_trial_compare(uint32_t *differs, const float *y, const float *want,
     kn_launch(compare_slices, dim3((unsigned)slices, KN_CUDA_TRIAL_PARTS), dim3(ROW_THREADS),
               ROW_WARPS * sizeof(uint32_t), (cudaStream_t)stream, differs, y, want, outs, ld);
 }
+
+/* Codes of fill_trial have no subnormals. */
+KN_DEVICE float trial_value(const void *p, int64_t at, bool e4m3) {
+    if (!e4m3)
+        return kn_to_float(((const kn_bf16 *)p)[at]);
+    const uint32_t code = ((const unsigned char *)p)[at];
+    return kn_float_of_bits((code & 0x80u) << 24 | (((code & 0x7Fu) << 20) + (120u << 23)));
+}
+
+KN_DEVICE float warp_sum(float x) {
+    for (int apart = 16; apart > 0; apart /= 2)
+        x += kn_shfl_xor(x, apart);
+    return x;
+}
+
+/* A warp for an output and four rows of the slice. Far is what no rounding explains. */
+static __global__ void __launch_bounds__(ROW_THREADS)
+    check_sums(uint32_t *differs, const float *got, kn_cuda_trial t) {
+    KN_SHARED(shared);
+    kn_depend();
+    const int64_t lane = threadIdx.x % 32, stride = KN_CUDA_TRIAL_BLOCKS * ROW_WARPS;
+    uint32_t differ = 0;
+    for (int64_t out = blockIdx.x * ROW_WARPS + threadIdx.x / 32; out < t.outs; out += stride)
+        for (int64_t row = 0; row < KN_CUDA_SLICE_ROWS; row += KN_CUDA_SLICE_ROWS / 3 - 1) {
+            float sum = 0, most = 0;
+            for (int64_t i = lane; i < t.inputs; i += 32) {
+                const float x = trial_value(t.a, row * t.lda + i, t.e4m3) *
+                                trial_value(t.w, out * t.ldw + i, t.e4m3);
+                sum += x;
+                most += fabsf(x);
+            }
+            sum = warp_sum(sum);
+            most = warp_sum(most);
+            differ |= !(fabsf(got[row * t.ld + out] - sum) <= most * 0x1p-9f);
+        }
+    differ = block_most(differ, (uint32_t *)shared);
+    if (threadIdx.x == 0)
+        differs[blockIdx.x] = differ;
+}
+
+void kn_cuda_trial_check(uint32_t *differs, const float *got, const kn_cuda_trial *t,
+                         kn_cuda_stream stream) {
+    kn_launch(check_sums, dim3(KN_CUDA_TRIAL_BLOCKS), dim3(ROW_THREADS),
+              ROW_WARPS * sizeof(uint32_t), (cudaStream_t)stream, differs, got, *t);
+}

@@ -15,6 +15,7 @@ enum {
     KN_CUDA_SLICE_ROWS = 128, /* of a whole slice: kn_backend.prompt_slice */
     KN_CUDA_MAP_RUNS = 64,    /* runs in one launch, which carries them as arguments */
     KN_CUDA_TRIAL_PARTS = 8,  /* of a slice, compared beside one another */
+    KN_CUDA_TRIAL_BLOCKS = 128,
 };
 
 /* Rows that lie one after another in working memory, in a step run by run: packed rows at[i] ..
@@ -58,6 +59,19 @@ void kn_cuda_trial_fill(void *to, int64_t n, int64_t period, bool e4m3, kn_cuda_
  * `want`, the sums of one slice; `outs` of each row are looked at. */
 void kn_cuda_trial_compare(uint32_t *differs, const float *y, const float *want, int64_t slices,
                            int64_t outs, int64_t ld, kn_cuda_stream stream);
+
+/* A slice's sums as a trial has them, made from rows a and weights w that kn_cuda_trial_fill made.
+ */
+typedef struct kn_cuda_trial {
+    const void *a, *w;
+    int64_t lda, ldw, inputs, outs, ld;
+    bool e4m3;
+} kn_cuda_trial;
+
+/* differs[KN_CUDA_TRIAL_BLOCKS]: whether a sum of `got` is far from what it should be, of some rows
+ * and all outputs. */
+void kn_cuda_trial_check(uint32_t *differs, const float *got, const kn_cuda_trial *t,
+                         kn_cuda_stream stream);
 
 #ifdef __cplusplus
 }

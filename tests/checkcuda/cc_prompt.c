@@ -402,13 +402,13 @@ static void expect_way(cc *c, prompt_case *k, bool library, const char *when) {
 
 static void check_choices(cc *c, prompt_case *k, fake_lt_state *fake) {
     const fake_lt_state usual = *fake;
-    fake->offered = 4;
+    fake->offered = 5;
     fake->fit_first = 1;
-    fake->by_rows = fake->by_place = 1;
-    expect_way(c, k, true, "the last of four algorithms is good");
-    cc_expect(c, fake->used == 3, "algorithm %d was taken, not the only good one", fake->used);
-    fake->offered = 3;
-    expect_way(c, k, false, "all algorithms have other bits for other rows");
+    fake->by_rows = fake->by_place = fake->too_few = 1;
+    expect_way(c, k, true, "the last of five algorithms is good");
+    cc_expect(c, fake->used == 4, "algorithm %d was taken, not the only good one", fake->used);
+    for (fake->offered = 4; fake->offered > 1; fake->offered--)
+        expect_way(c, k, false, "all algorithms have faults");
     *fake = usual;
     fake->offered = 0;
     expect_way(c, k, false, "no algorithm");

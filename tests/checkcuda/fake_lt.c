@@ -210,16 +210,24 @@ static void add_inputs(float *restrict sums, const float *restrict w, int64_t ou
             sums[out] += w[i * outs + out] * x[i * ldx];
 }
 
+/* Inputs that are added up at all. */
+static int64_t used_inputs(const kn_lt_algo *algo, int64_t inputs) {
+    const int number =
+        (int)algo->data[0] - 1 - fake_lt.fit_first - fake_lt.by_rows - fake_lt.by_place;
+    return number >= 0 && number < fake_lt.too_few ? inputs - inputs / 4 : inputs;
+}
+
 static int multiply(const object *A, const void *a, const object *B, const void *b, const object *D,
                     float *d, const kn_lt_algo *algo) {
     const int64_t inputs = (int64_t)A->rows, rows = (int64_t)D->cols, outs = (int64_t)D->rows;
+    const int64_t used = used_inputs(algo, inputs);
     float *w = widen(A, a), *x = widen(B, b), *other = malloc((size_t)outs * sizeof *other);
     for (int64_t row = 0; w && x && other && row < rows; row++) {
         const int64_t at = split_of(algo, inputs, rows, row);
         memset(d + row * D->ld, 0, (size_t)outs * sizeof *d);
         memset(other, 0, (size_t)outs * sizeof *other);
-        add_inputs(d + row * D->ld, w, outs, x + row, rows, 0, at);
-        add_inputs(other, w, outs, x + row, rows, at, inputs);
+        add_inputs(d + row * D->ld, w, outs, x + row, rows, 0, at < used ? at : used);
+        add_inputs(other, w, outs, x + row, rows, at, used);
         for (int64_t out = 0; out < outs; out++)
             d[row * D->ld + out] += other[out];
     }

@@ -11,6 +11,7 @@ typedef struct fake_lt_state {
     int fit_first;     /* of those that will do, the first; those before it split their sums */
     int by_rows;       /* after those, so many whose order of sums depends on the number of rows */
     int by_place;      /* and so many where it depends on the place of a row */
+    int too_few;       /* and so many that leave inputs out */
     long odd_rows;     /* what is listed for so many has an order of sums of its own; 0: none */
     long refuses_rows; /* no algorithm multiplies so many rows or more; 0: all do */
     size_t needs;      /* memory that its algorithms work in */
