@@ -221,15 +221,13 @@ def check(tmp_path, *args, code=0, **programs):
     """With these scripts as its tools and as what a build would make."""
     tools, build = tmp_path / "tools", tmp_path / "build"
     cuda = build / "tests" / "checkcuda"
-    made = {"checkcuda": "exit 0", "cuda_model": "exit 0", "cuda_engine": "exit 0", **programs}
+    made = {"checkcuda": "exit 0", "cuda_model": "exit 0", "cuda_engine": "exit 0", "tnl": TNL,
+            "meson": "echo 1.0", "ninja": "echo 1.0", **programs}
     for name, text in made.items():
-        if name in ("meson", "ninja"):
-            script(tools / name, text)
-        elif name != "tnl":
-            script(cuda / name, text)
-    for name in {"meson", "ninja"} - set(programs):
-        script(tools / name, "echo 1.0")
-    script(build / "tnl", programs.get("tnl", TNL))
+        if text is None:
+            continue
+        script((tools if name in ("meson", "ninja") else build if name == "tnl" else cuda) / name,
+               text)
     script(tools / "timeout",
            'shift 3; case $1 in *cuda_model) n=2;; *) n=60;; esac; exec /usr/bin/timeout $n "$@"')
     script(tools / "nvcc", "echo sm_90")
@@ -276,8 +274,15 @@ def test_check_without_a_gpu(tmp_path):
     assert "== the model against the CPU" not in p.stdout
 
 
+def test_check_with_half_a_build(tmp_path):
+    """What was built is checked all the same."""
+    p = check(tmp_path, "--no-bench", code=1, ninja='[ "$1" = --version ]', cuda_engine=None)
+    assert summary(p)[1:] == ["FAILED: build (exit status 1)",
+                              "FAILED: the engine on the GPU (exit status 127)"]
+
+
 def test_check_without_a_build(tmp_path):
-    p = check(tmp_path, code=1, ninja='[ "$1" = --version ]')
+    p = check(tmp_path, code=1, ninja='[ "$1" = --version ]', checkcuda=None, tnl=None)
     assert "nothing was built" in p.stderr
     assert summary(p)[1:] == ["FAILED: build (exit status 1)"]
 
