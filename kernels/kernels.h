@@ -25,6 +25,7 @@
 
 #include "kernels/base/status.h"
 #include "kernels/dtype.h"
+#include "kernels/pick.h"
 
 typedef struct kn_backend kn_backend;
 
@@ -146,6 +147,7 @@ typedef struct kn_step {
     int64_t n_segs;
     const int64_t *wanted; /* [n_wanted] rows whose logits are wanted, ascending */
     int64_t n_wanted;
+    const kn_pick_how *how; /* [n_wanted] of their logits; NULL: `pick` is not called */
 } kn_step;
 
 typedef struct kn_ops {
@@ -183,6 +185,11 @@ typedef struct kn_ops {
     void (*finite_rows)(kn_backend *be, bool *ok, const float *x, int64_t ldx, int64_t n,
                         int64_t dim);
 
+    /* out[n] = what how[n] says of row x[n][0..dim), dim <= KN_PICK_MOST: see pick.h. A function
+     * that is NULL: rows of logits are the caller's to sample. */
+    void (*pick)(kn_backend *be, kn_picked *out, const float *x, int64_t ldx, int64_t n,
+                 int64_t dim, const kn_pick_how *how);
+
     /* A hint: the operation after the next one begins by reading `bytes` at p, front to back. */
     void (*expect)(kn_backend *be, const void *p, size_t bytes);
 } kn_ops;
@@ -214,12 +221,12 @@ struct kn_backend {
     void (*copy)(kn_backend *be, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
                  size_t width, size_t rows);
     void (*clear)(kn_backend *be, void *p, size_t bytes);
-    /* The operations from here to `end` are those of a step. Its pointers to ids, pos and wanted
-     * become those of the device's copies. False: operations of such a step were recorded, and are
-     * launched again as a whole: the caller leaves them out, and goes on with `end`. A step is like
-     * another one if the owner's memory and the numbers of rows are the same, and every segment is
-     * one token. What was recorded is forgotten when the owner's memory is freed. A function that
-     * is NULL: nothing needs to be done, and it is as if true had come back. */
+    /* The operations from here to `end` are those of a step. Its pointers to ids, pos, wanted and
+     * how become those of the device's copies. False: operations of such a step were recorded, and
+     * are launched again as a whole: the caller leaves them out, and goes on with `end`. A step is
+     * like another one if the owner's memory and the numbers of rows are the same, and every
+     * segment is one token. What was recorded is forgotten when the owner's memory is freed. A
+     * function that is NULL: nothing needs to be done, and it is as if true had come back. */
     bool (*begin)(kn_backend *be, kn_step *step);
     /* False: the operations were to be recorded, and could not: the caller begins again. */
     bool (*end)(kn_backend *be);

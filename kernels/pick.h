@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { KN_PICK_MOST = 1 << 20 }; /* elements of a row */
+
 typedef enum kn_pick_kind {
     KN_PICK_LOOK,   /* finite only: somebody else chooses */
     KN_PICK_GREEDY, /* the largest, ties to the lowest id */

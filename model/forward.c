@@ -51,6 +51,11 @@ static void *carve(carver *c, uint64_t rows, uint64_t cols, uint64_t elem) {
     return any ? p : NULL;
 }
 
+/* Flags follow the tokens that were sampled, so that both are fetched together. */
+static bool *flags_behind(kn_picked *picked, int64_t wanted) {
+    return picked ? (bool *)(picked + wanted) : NULL;
+}
+
 /* What operations work on. */
 static void carve_device(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t tokens,
                          int64_t wanted) {
@@ -69,7 +74,8 @@ static void carve_device(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t to
     ctx->glu = carve(c, N, (uint64_t)w.glu, f);
     ctx->rows = carve(c, R, (uint64_t)s->width, f);
     ctx->logits = carve(c, R, (uint64_t)s->vocab, f);
-    ctx->finite = carve(c, N + R, 1, sizeof *ctx->finite);
+    ctx->picked = carve(c, 1, R * sizeof *ctx->picked + N + R, 1);
+    ctx->finite = flags_behind(ctx->picked, wanted);
 }
 
 /* What the host says of a step and hears of it. */
@@ -80,13 +86,16 @@ static void carve_host(mdl_ctx *ctx, carver *c, const mdl_model *m, int64_t toke
     ctx->pos = carve(c, N, 1, sizeof *ctx->pos);
     ctx->wanted = carve(c, R, 1, sizeof *ctx->wanted);
     ctx->segs = carve(c, N, 1, sizeof *ctx->segs);
+    ctx->how = carve(c, R, 1, sizeof *ctx->how);
     if (!m->be->copy) {
         ctx->host_logits = ctx->logits;
+        ctx->host_picked = ctx->picked;
         ctx->host_finite = ctx->finite;
         return;
     }
     ctx->host_logits = carve(c, R, (uint64_t)m->spec.vocab, sizeof(float));
-    ctx->host_finite = carve(c, N + R, 1, sizeof *ctx->host_finite);
+    ctx->host_picked = carve(c, 1, R * sizeof *ctx->host_picked + N + R, 1);
+    ctx->host_finite = flags_behind(ctx->host_picked, wanted);
 }
 
 /* Both, in memory that begins there; NULL: only measured. */
@@ -165,6 +174,10 @@ int64_t mdl_prompt_slice(const mdl_model *m) {
     return m->be->prompt_slice;
 }
 
+bool mdl_can_pick(const mdl_model *m) {
+    return m->be->ops->pick && m->spec.vocab <= KN_PICK_MOST;
+}
+
 static int64_t wanted_rows(const mdl_seg *s) {
     if (s->n_tokens == 0 || s->want == MDL_WANT_NONE)
         return 0;
@@ -228,18 +241,25 @@ static void gather_tokens(mdl_ctx *ctx, mdl_seg *s) {
 
 /* The head runs only on rows whose logits somebody wants. */
 static void gather_wanted(mdl_ctx *ctx, mdl_seg *s) {
-    int64_t want = wanted_rows(s);
+    const int64_t want = wanted_rows(s);
+    const bool pick = s->picks && ctx->step.how;
     if (want > 0)
         s->logits = ctx->host_logits + ctx->n_wanted * ctx->m->spec.vocab;
-    for (; want > 0; want--)
-        ctx->wanted[ctx->n_wanted++] = ctx->n - want;
+    if (want > 0 && pick)
+        s->picked = ctx->host_picked + ctx->n_wanted;
+    for (int64_t i = 0; i < want; i++) {
+        ctx->how[ctx->n_wanted] = pick ? s->picks[i] : (kn_pick_how){.kind = KN_PICK_LOOK};
+        ctx->wanted[ctx->n_wanted++] = ctx->n - want + i;
+    }
 }
 
 static void gather_step(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
     ctx->n = ctx->n_segs = ctx->n_wanted = 0;
+    ctx->step = (kn_step){.how = mdl_can_pick(ctx->m) ? ctx->how : NULL};
     for (int64_t i = 0; i < n_segs; i++) {
         mdl_seg *s = &segs[i];
         s->logits = NULL;
+        s->picked = NULL;
         s->nonfinite = false;
         s->n_finite = s->n_tokens;
         if (s->n_tokens == 0)
@@ -254,7 +274,8 @@ static void gather_step(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
                           .segs = ctx->segs,
                           .n_segs = ctx->n_segs,
                           .wanted = ctx->wanted,
-                          .n_wanted = ctx->n_wanted};
+                          .n_wanted = ctx->n_wanted,
+                          .how = ctx->step.how};
 }
 
 /* ---- its operations ---- */
@@ -276,7 +297,10 @@ static void compute_logits(mdl_ctx *ctx) {
                          .y = ctx->logits,
                          .ldy = V,
                          .work = ctx->work});
-    be->ops->finite_rows(be, ctx->finite + ctx->n, ctx->logits, V, n, V);
+    if (ctx->step.how)
+        be->ops->pick(be, ctx->picked, ctx->logits, V, n, V, ctx->step.how);
+    else
+        be->ops->finite_rows(be, ctx->finite + ctx->n, ctx->logits, V, n, V);
 }
 
 static void compute(mdl_ctx *ctx) {
@@ -309,15 +333,27 @@ static void run_step(mdl_ctx *ctx) {
 
 /* ---- its results ---- */
 
+/* Rows of logits that were not sampled, each run of them at once. */
+static void fetch_logits(mdl_ctx *ctx) {
+    const int64_t V = ctx->m->spec.vocab;
+    for (int64_t i = 0, end; i < ctx->n_wanted; i = end + 1) {
+        for (end = i; end < ctx->n_wanted && ctx->how[end].kind == KN_PICK_LOOK;)
+            end++;
+        const size_t bytes = (size_t)((end - i) * V) * sizeof *ctx->logits;
+        if (bytes > 0)
+            kn_copy(ctx->m->be, ctx->host_logits + i * V, bytes, ctx->logits + i * V, bytes, bytes,
+                    1);
+    }
+}
+
 static void fetch_results(mdl_ctx *ctx) {
     kn_backend *be = ctx->m->be;
-    const size_t flags = (size_t)(ctx->n + ctx->n_wanted) * sizeof *ctx->finite;
-    const size_t logits = (size_t)(ctx->n_wanted * ctx->m->spec.vocab) * sizeof *ctx->logits;
+    const size_t picked = (size_t)ctx->max_logits * sizeof *ctx->picked;
+    const size_t bytes = picked + (size_t)(ctx->n + ctx->n_wanted) * sizeof *ctx->finite;
     if (!be->copy)
         return;
-    kn_copy(be, ctx->host_finite, flags, ctx->finite, flags, flags, 1);
-    if (logits > 0)
-        kn_copy(be, ctx->host_logits, logits, ctx->logits, logits, logits, 1);
+    kn_copy(be, ctx->host_picked, bytes, ctx->picked, bytes, bytes, 1);
+    fetch_logits(ctx);
 }
 
 static void flag_token(mdl_seg *s, int64_t t) {
@@ -325,16 +361,21 @@ static void flag_token(mdl_seg *s, int64_t t) {
     s->n_finite = t < s->n_finite ? t : s->n_finite;
 }
 
+static bool finite_logits(const mdl_ctx *ctx, int64_t row) {
+    return ctx->step.how ? ctx->host_picked[row].finite : ctx->host_finite[ctx->n + row];
+}
+
 /* A NaN or infinity anywhere in a sequence's rows reaches its residual stream and stays there;
  * other rows never read it. Flags are those of all rows, then those of the rows of logits. */
 static void flag_nonfinite(const mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
-    const bool *x = ctx->host_finite, *logits = ctx->host_finite + ctx->n;
+    const bool *x = ctx->host_finite;
+    int64_t row = 0;
     for (int64_t i = 0; i < n_segs; i++) {
         for (int64_t t = 0; t < segs[i].n_tokens; t++)
             if (!*x++)
                 flag_token(&segs[i], t);
         for (int64_t t = wanted_rows(&segs[i]); t > 0; t--)
-            if (!*logits++)
+            if (!finite_logits(ctx, row++))
                 flag_token(&segs[i], segs[i].n_tokens - t);
     }
 }

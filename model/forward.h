@@ -29,12 +29,16 @@ typedef struct mdl_seg {
     const int32_t *tokens; /* [n_tokens], each in 0..V-1 */
     int64_t n_tokens;      /* 0 is legal: nothing happens */
     mdl_want want;
+    /* [rows wanted] how each of them is sampled beside the model, if mdl_can_pick. NULL: none is */
+    const kn_pick_how *picks;
     /* results */
-    float *logits;    /* [rows wanted][V] inside the context's memory, until the next call */
-    bool nonfinite;   /* a NaN or infinity reached this segment's output: its logits and state are
-                         worthless, other segments are untouched */
-    int64_t n_finite; /* tokens before the first one it reached: their rows are sound, and so is the
-                         state once the others are forgotten */
+    float *logits;     /* [rows wanted][V] inside the context's memory, until the next call; rows
+                          that were sampled (all but KN_PICK_LOOK) are not there */
+    kn_picked *picked; /* [rows wanted] likewise; NULL where nothing was sampled */
+    bool nonfinite;    /* a NaN or infinity reached this segment's output: its logits and state are
+                          worthless, other segments are untouched */
+    int64_t n_finite;  /* tokens before the first one it reached: their rows are sound, and so is
+                          the state once the others are forgotten */
 } mdl_seg;
 
 typedef struct mdl_ctx mdl_ctx;
@@ -47,6 +51,9 @@ size_t mdl_ctx_bytes(const mdl_model *m, int64_t max_tokens, int64_t max_logits)
 
 /* P as above; 0: bytes never depend on the split. */
 int64_t mdl_prompt_slice(const mdl_model *m);
+
+/* True if picks is for this model: rows of logits that are sampled need not reach the host. */
+bool mdl_can_pick(const mdl_model *m);
 
 /* Run one step. Fails for a caller's mistake (nothing touched): too many tokens or rows, a token id
  * out of range, one state in two segments. And where the backend computes on a device, for what the

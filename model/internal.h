@@ -31,24 +31,27 @@ struct mdl_ctx {
     void *memory, *host_memory; /* on the device and the host, carved into what follows */
     size_t bytes[2];            /* of each, by kn_place */
     /* on the device */
-    float *x;       /* [N][C] the residual stream */
-    void *work;     /* kn_linear_work_bytes(N, the widest input) */
-    float *proj;    /* [N][4h or 3h] fused projection */
-    float *o;       /* [N][h] mixer output */
-    float *gate;    /* [N][h] low-rank gate; NULL when no layer has one */
-    float *low;     /* [N][G] its inner vector */
-    float *q2, *k2; /* [N][2h] rotated q and k; NULL when no layer has LRPE */
-    float *glu;     /* [N][F] the product of the halves of the GLU */
-    float *rows;    /* [max_logits][C] rows whose logits are wanted */
-    float *logits;  /* [max_logits][V] */
-    bool *finite;   /* [N + max_logits] of the rows of x, then of those of logits */
+    float *x;          /* [N][C] the residual stream */
+    void *work;        /* kn_linear_work_bytes(N, the widest input) */
+    float *proj;       /* [N][4h or 3h] fused projection */
+    float *o;          /* [N][h] mixer output */
+    float *gate;       /* [N][h] low-rank gate; NULL when no layer has one */
+    float *low;        /* [N][G] its inner vector */
+    float *q2, *k2;    /* [N][2h] rotated q and k; NULL when no layer has LRPE */
+    float *glu;        /* [N][F] the product of the halves of the GLU */
+    float *rows;       /* [max_logits][C] rows whose logits are wanted */
+    float *logits;     /* [max_logits][V] */
+    kn_picked *picked; /* [max_logits] of the rows of logits, where the backend samples */
+    bool *finite;      /* [N + max_logits] behind it: of the rows of x, then, if not, of logits */
     /* on the host */
-    int32_t *ids;         /* [N] */
-    int64_t *pos;         /* [N] absolute positions */
-    int64_t *wanted;      /* [max_logits] rows whose logits are wanted */
-    kn_linattn_seg *segs; /* [N] segments with at least one token */
-    float *host_logits;   /* what logits and finite were found to be; the same memory where the */
-    bool *host_finite;    /* device is the host */
+    int32_t *ids;           /* [N] */
+    int64_t *pos;           /* [N] absolute positions */
+    int64_t *wanted;        /* [max_logits] rows whose logits are wanted */
+    kn_linattn_seg *segs;   /* [N] segments with at least one token */
+    kn_pick_how *how;       /* [max_logits] */
+    float *host_logits;     /* what logits, picked and finite were found to be; the same memory */
+    kn_picked *host_picked; /* where the device is the host */
+    bool *host_finite;
     /* this step, and as the backend sees it */
     int64_t n, n_segs, n_wanted;
     kn_step step;

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/cuda_impl.h"
 #include "kernels/cuda/linear_cuda.h"
+#include "kernels/cuda/pick_cuda.h"
 #include "kernels/cuda/rows_cuda.h"
 
 /* ---- operations ---- */
@@ -52,6 +53,13 @@ static void cuda_finite_rows(kn_backend *be, bool *ok, const float *x, int64_t l
         kn_cuda_finite_rows(ok, x, ldx, n, dim, c->device.stream);
 }
 
+static void cuda_pick(kn_backend *be, kn_picked *out, const float *x, int64_t ldx, int64_t n,
+                      int64_t dim, const kn_pick_how *how) {
+    kn_cuda *c = kn_cuda_of(be);
+    if (!kn_cuda_has_failed(c))
+        kn_cuda_pick(out, x, ldx, n, dim, how, c->device.stream);
+}
+
 static void cuda_expect(kn_backend *be, const void *p, size_t bytes) {
     (void)be, (void)p, (void)bytes; /* a stream of launches leaves no gap to fill */
 }
@@ -63,6 +71,7 @@ static const kn_ops cuda_ops = {
     .linattn = kn_cuda_attend,
     .gather_rows = cuda_gather_rows,
     .finite_rows = cuda_finite_rows,
+    .pick = cuda_pick,
     .expect = cuda_expect,
 };
 

@@ -24,7 +24,7 @@ enum {
     LEAST_WARPS = 4,
 };
 
-static_assert(KN_CUDA_PICK_MOST / UNIT <= BINS, "masses of units lie where the histogram was");
+static_assert(KN_PICK_MOST / UNIT <= BINS, "masses of units lie where the histogram was");
 
 struct pick_args {
     kn_picked *out;

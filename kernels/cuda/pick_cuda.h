@@ -10,10 +10,8 @@ extern "C" {
 #include "kernels/cuda/linattn_cuda.h"
 #include "kernels/pick.h"
 
-enum { KN_CUDA_PICK_MOST = 1 << 20 }; /* elements of a row */
-
-/* out[i] = what how[i] says of row i [dim] of x, i < n. All in device memory. A result is a
- * function of its own row and how. */
+/* out[i] = what how[i] says of row i [dim] of x, i < n, dim <= KN_PICK_MOST. All in device memory.
+ * A result is a function of its own row and how. */
 void kn_cuda_pick(kn_picked *out, const float *x, int64_t ldx, int64_t n, int64_t dim,
                   const kn_pick_how *how, kn_cuda_stream stream);
 

@@ -65,8 +65,9 @@ static const void *append(kn_cuda_pair *p, size_t *used, const void *from, int64
 /* In an order and at places that the numbers of rows and pieces settle. */
 static void upload_inputs(kn_cuda *c, kn_step *step) {
     const size_t row = sizeof *step->ids + sizeof *step->pos;
-    const size_t bytes = (size_t)step->n * row + (size_t)step->n_wanted * sizeof *step->wanted +
-                         (size_t)c->step.n_segs * sizeof *c->segs + (size_t)4 * 64;
+    const size_t wanted = sizeof *step->wanted + sizeof *step->how;
+    const size_t bytes = (size_t)step->n * row + (size_t)step->n_wanted * wanted +
+                         (size_t)c->step.n_segs * sizeof *c->segs + (size_t)5 * 64;
     kn_cuda_pair *p = &c->inputs;
     size_t used = 0;
     if (!kn_cuda_grow_pair(c, p, bytes))
@@ -74,6 +75,7 @@ static void upload_inputs(kn_cuda *c, kn_step *step) {
     step->ids = append(p, &used, step->ids, step->n, sizeof *step->ids);
     step->pos = append(p, &used, step->pos, step->n, sizeof *step->pos);
     step->wanted = append(p, &used, step->wanted, step->n_wanted, sizeof *step->wanted);
+    step->how = step->how ? append(p, &used, step->how, step->n_wanted, sizeof *step->how) : NULL;
     c->segs = append(p, &used, c->step.segs, c->step.n_segs, sizeof *c->segs);
     kn_cuda_upload(c, p, used);
 }

@@ -59,6 +59,7 @@ struct eng_engine {
     eng_sampler *sampler; /* of rows, for those that come one by one */
     eng_sched_budget budget;
     int64_t slice; /* mdl_prompt_slice */
+    bool can_pick; /* mdl_can_pick */
     eng_pace pace;
     eng_prefix *prefix; /* NULL: none */
     uint64_t serials;   /* requests that have entered a slot */
@@ -70,6 +71,7 @@ struct eng_engine {
     mdl_seg *segs;
     int *seg_slot;
     eng_row_job *jobs;
+    kn_pick_how *picks; /* [budget.rows] */
 };
 
 void eng_engine_unref(eng_engine *e);

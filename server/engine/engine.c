@@ -215,7 +215,8 @@ static tnl_status open_slots(eng_engine *e, tnl_error *err) {
     e->segs = calloc(n, sizeof *e->segs);
     e->seg_slot = calloc(n, sizeof *e->seg_slot);
     e->jobs = calloc(n, sizeof *e->jobs);
-    if (!e->slots || !e->plan || !e->give || !e->segs || !e->seg_slot || !e->jobs)
+    e->picks = calloc((size_t)e->budget.rows, sizeof *e->picks);
+    if (!e->slots || !e->plan || !e->give || !e->segs || !e->seg_slot || !e->jobs || !e->picks)
         return tnl_fail(err, TNL_E_NOMEM, "out of memory for %d slots", e->open.parallel);
     for (size_t i = 0; i < n; i++) {
         e->slots[i].state = mdl_state_new(e->open.model);
@@ -247,6 +248,7 @@ static void init_fields(eng_engine *e, const eng_open_params *p) {
     e->budget.tokens = p->step_tokens;
     e->budget.rows = rows < p->step_tokens ? rows : p->step_tokens;
     e->slice = mdl_prompt_slice(p->model);
+    e->can_pick = mdl_can_pick(p->model);
     if (e->budget.tokens < e->slice + e->budget.rows) /* a slice fits beside all decodes */
         e->budget.tokens = e->slice > 0 ? e->slice + e->budget.rows : e->budget.tokens;
     e->pace.fixed = p->row_cost;
@@ -302,6 +304,7 @@ static void free_slots(eng_engine *e) {
     free(e->segs);
     free(e->seg_slot);
     free(e->jobs);
+    free(e->picks);
 }
 
 void eng_close(eng_engine *e) {

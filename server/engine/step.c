@@ -4,6 +4,7 @@
 
 #include "kernels/base/log.h"
 #include "server/engine/core.h"
+#include "server/engine/sampling/picks.h"
 #include "server/engine/states/session_impl.h"
 
 /* ---- entering and leaving a slot ---- */
@@ -172,6 +173,19 @@ static mdl_seg segment(eng_slot *slot, const eng_sched_slot *plan, int64_t n) {
     return seg;
 }
 
+/* Ask the device for the tokens of a segment's rows, of which `picks` has room. Returns how many.
+ */
+static int64_t plan_picks(const eng_engine *e, const eng_request *r, const eng_sched_slot *plan,
+                          mdl_seg *seg, kn_pick_how *picks) {
+    int64_t n = seg->want == MDL_WANT_ALL ? seg->n_tokens : seg->want == MDL_WANT_LAST;
+    if (!e->can_pick || plan->all_rows || r->match || !eng_can_pick(&r->params))
+        return 0;
+    seg->picks = picks;
+    for (int64_t i = 0; i < n; i++)
+        picks[i] = eng_pick_how(&r->params, r->seed, r->n_prompt + r->generated + i);
+    return n;
+}
+
 /* ---- results ---- */
 
 /* Why the request ends with this token, if it does; text gets what the token releases. */
@@ -203,9 +217,20 @@ static void count_token(eng_engine *e, eng_request *r, bool guessed) {
     r->last_token = now;
 }
 
-/* Sample what the grammar allows, if there is one, and go on in it. */
-static tnl_status sample(eng_engine *e, eng_slot *slot, const float *row, eng_pick *pick) {
+static tnl_status take_picked(const kn_picked *picked, eng_pick *pick) {
+    pick->id = picked->id;
+    pick->logprob = picked->logprob;
+    pick->n_alts = 0;
+    return picked->finite ? TNL_OK : TNL_E_NONFINITE;
+}
+
+/* Sample what the grammar allows, if there is one, and go on in it; `row` is one of the segment's,
+ * which may have been sampled before. */
+static tnl_status sample(eng_engine *e, eng_slot *slot, const mdl_seg *seg, int64_t row,
+                         eng_pick *pick) {
     eng_request *r = slot->req;
+    if (seg->picked)
+        return take_picked(&seg->picked[row], pick);
     const eng_row_job *ready = slot->ready;
     slot->ready = NULL;
     if (ready) {
@@ -215,8 +240,8 @@ static tnl_status sample(eng_engine *e, eng_slot *slot, const float *row, eng_pi
     if (r->match)
         slot->history.allowed =
             eng_vocab_mask(e->texts, r->match, r->params.ignore_eos ? -1 : e->eos_id);
-    tnl_status st = eng_sample(e->sampler, pick, row, &r->params, &slot->history, r->seed,
-                               r->n_prompt + r->generated);
+    tnl_status st = eng_sample(e->sampler, pick, seg->logits + row * e->vocab, &r->params,
+                               &slot->history, r->seed, r->n_prompt + r->generated);
     slot->history.allowed = NULL;
     if (st == TNL_OK && r->match && pick->id != e->eos_id &&
         !eng_vocab_take(e->texts, r->match, pick->id))
@@ -226,12 +251,12 @@ static tnl_status sample(eng_engine *e, eng_slot *slot, const float *row, eng_pi
 
 /* Sample from a row, keep the token for the reader (wake him), end the request when it is complete.
  * False: it has ended. `guessed`: the row comes from a guess that is true. */
-static bool generate(eng_engine *e, eng_slot *slot, const float *row, bool guessed) {
+static bool generate(eng_engine *e, eng_slot *slot, const mdl_seg *seg, int64_t row, bool guessed) {
     eng_request *r = slot->req;
     eng_pick pick;
     char text[ENG_TEXT_ROOM];
     size_t n = 0;
-    tnl_status st = sample(e, slot, row, &pick);
+    tnl_status st = sample(e, slot, seg, row, &pick);
     if (st != TNL_OK) {
         eng_end_running(e, slot, ENG_FINISH_ERROR, st);
         return false;
@@ -279,9 +304,7 @@ static void absorb_prompt(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
         return;
     else if (r->params.max_tokens == 0)
         eng_end_running(e, slot, ENG_FINISH_LENGTH, TNL_OK);
-    else if (generate(e, slot,
-                      seg->logits + (seg->want == MDL_WANT_ALL ? seg->n_tokens - 1 : 0) * e->vocab,
-                      false))
+    else if (generate(e, slot, seg, seg->want == MDL_WANT_ALL ? seg->n_tokens - 1 : 0, false))
         eng_request_wake(r);
 }
 
@@ -310,7 +333,7 @@ static void absorb_decoded(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
             end_nonfinite(e, slot);
             return;
         }
-        if (!generate(e, slot, seg->logits + i * e->vocab, i > 0))
+        if (!generate(e, slot, seg, i, i > 0))
             return;
         if (i == last || r->last != seg->tokens[i + 1])
             break;
@@ -332,14 +355,15 @@ static void absorb(eng_engine *e, eng_slot *slot, const mdl_seg *seg) {
 
 /* ---- the step ---- */
 
-/* Fills segs and seg_slot from the plan; counts tokens of prompts and guessed ones. */
+/* Fills segs, seg_slot and picks from the plan; counts tokens of prompts and guessed ones. */
 static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens, int64_t *drafted) {
-    int64_t n = 0;
+    int64_t n = 0, rows = 0;
     *prompt_tokens = *drafted = 0;
     for (int i = 0; i < e->open.parallel; i++) {
         if (e->give[i] == 0)
             continue;
         e->segs[n] = segment(&e->slots[i], &e->plan[i], e->give[i]);
+        rows += plan_picks(e, e->slots[i].req, &e->plan[i], &e->segs[n], e->picks + rows);
         e->seg_slot[n++] = i;
         *(e->plan[i].prompt_left > 0 ? prompt_tokens : drafted) += e->give[i];
         *drafted -= e->plan[i].prompt_left == 0;
@@ -347,14 +371,14 @@ static int64_t build_segments(eng_engine *e, int64_t *prompt_tokens, int64_t *dr
     return n;
 }
 
-/* The next token of each decoding sequence, on all threads. What a grammar allows is worked out in
- * one place, so such sequences wait for their turn. */
+/* The next token of each decoding sequence that the device has not sampled, on all threads. What a
+ * grammar allows is worked out in one place, so such sequences wait for their turn. */
 static void sample_side_by_side(eng_engine *e, int64_t n_segs) {
     int64_t n = 0;
     for (int64_t i = 0; i < n_segs; i++) {
         eng_slot *slot = &e->slots[e->seg_slot[i]];
         const eng_request *r = slot->req;
-        if (r->fed < r->n_feed || r->match || e->segs[i].n_finite == 0)
+        if (r->fed < r->n_feed || r->match || e->segs[i].picked || e->segs[i].n_finite == 0)
             continue;
         slot->ready = &e->jobs[n++];
         *slot->ready = (eng_row_job){.row = e->segs[i].logits,

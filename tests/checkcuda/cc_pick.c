@@ -7,8 +7,7 @@
 #include <string.h>
 
 #include "kernels/cuda/pick_cuda.h"
-#include "server/engine/params.h"
-#include "server/engine/sampling/rng.h"
+#include "server/engine/sampling/picks.h"
 #include "server/engine/sampling/sampler.h"
 #include "tests/checkcuda/cc.h"
 #include "tests/checkcuda/cc_bench.h"
@@ -128,15 +127,6 @@ static void random_params(cc *c, eng_params *p, int64_t n) {
         p->min_p = cc_between(c, 0, 5) ? random_share(c) * 0.3f : 1;
 }
 
-static kn_pick_how how_of(const eng_params *p, double u) {
-    return (kn_pick_how){.u = u,
-                         .kind = eng_params_greedy(p) ? KN_PICK_GREEDY : KN_PICK_DRAW,
-                         .temperature = p->temperature,
-                         .top_k = p->top_k,
-                         .top_p = p->top_p,
-                         .min_p = p->min_p};
-}
-
 /* ---- a launch ---- */
 
 static void open_batch(batch *b, int64_t n, int64_t dim) {
@@ -153,7 +143,7 @@ static void random_batch(cc *c, batch *b, int64_t n, int64_t dim) {
         random_row(c, b->x + i * b->ld, dim);
         random_params(c, &b->p[i], dim);
         b->seed[i] = cc_random(c);
-        b->how[i] = how_of(&b->p[i], eng_uniform(b->seed[i], i));
+        b->how[i] = eng_pick_how(&b->p[i], b->seed[i], i);
         if (cc_between(c, 0, 15) == 0)
             b->how[i].kind = KN_PICK_LOOK;
         if (cc_between(c, 0, 15) == 0)
@@ -279,7 +269,7 @@ static pick_run open_run(int64_t n, int64_t dim, const eng_params *p) {
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < dim; j++)
             x[i * dim + j] = (float)(2.5 * cc_normal(&c)) + (j % 997 ? 0.0f : 6.0f);
-        how[i] = how_of(p, cc_uniform(&c));
+        how[i] = eng_pick_how(p, 7, i);
     }
     pick_run r = {.n = n, .dim = dim};
     r.x = cc_device_copy(x, (size_t)(n * dim) * sizeof *x);

@@ -189,6 +189,75 @@ static void test_recordings(void **unused) {
     mdl_close(m);
 }
 
+/* ---- sampling ---- */
+
+static int32_t largest(const float *x, int64_t n) {
+    int64_t at = 0;
+    for (int64_t i = 1; i < n; i++)
+        at = x[i] > x[at] ? i : at;
+    return (int32_t)at;
+}
+
+/* One token of each text, sampled beside the model as `how` says; NULL: by nobody. Returns the
+ * bytes that were copied. */
+static size_t pick_step(mdl_ctx *ctx, mdl_model *m, mdl_state *const *s, mdl_seg *segs,
+                        const kn_pick_how *const *how) {
+    static const int32_t ids[TEXTS] = {50, 60, 70};
+    const size_t before = emu_runtime.copied;
+    for (int i = 0; i < TEXTS; i++) {
+        mdl_state_reset(m, s[i]);
+        segs[i] = (mdl_seg){.state = s[i],
+                            .tokens = &ids[i],
+                            .n_tokens = 1,
+                            .want = MDL_WANT_LAST,
+                            .picks = how[i]};
+    }
+    assert_int_equal(mdl_forward(ctx, segs, TEXTS, NULL), TNL_OK);
+    return emu_runtime.copied - before;
+}
+
+/* Rows that are sampled beside the model stay there; the others are as they were. */
+static void test_picks(void **unused) {
+    (void)unused;
+    static const kn_pick_how greedy = {.kind = KN_PICK_GREEDY}, only_look = {.kind = KN_PICK_LOOK};
+    static const kn_pick_how *const nobody[TEXTS];
+    static const kn_pick_how *const all[TEXTS] = {&greedy, &greedy, &greedy};
+    static const kn_pick_how *const some[TEXTS] = {&greedy, NULL, &only_look};
+    mdl_model *m = mc_open_model("cuda");
+    mdl_ctx *ctx = mc_open_ctx(m);
+    const int64_t vocab = mdl_model_spec(m)->vocab;
+    const size_t bytes = (size_t)vocab * sizeof(float);
+    float *logits = malloc(TEXTS * bytes);
+    mdl_state *s[TEXTS];
+    mdl_seg segs[TEXTS];
+    assert_non_null(logits);
+    assert_true(mdl_can_pick(m));
+    for (int i = 0; i < TEXTS; i++)
+        s[i] = mdl_state_new(m);
+    assert_true(pick_step(ctx, m, s, segs, nobody) > TEXTS * bytes);
+    for (int i = 0; i < TEXTS; i++) {
+        assert_null(segs[i].picked);
+        memcpy(logits + i * vocab, segs[i].logits, bytes);
+    }
+    assert_true(pick_step(ctx, m, s, segs, all) < bytes);
+    for (int i = 0; i < TEXTS; i++) {
+        assert_true(segs[i].picked[0].finite && segs[i].picked[0].logprob < 0);
+        assert_int_equal(segs[i].picked[0].id, largest(logits + i * vocab, vocab));
+    }
+    const size_t copied = pick_step(ctx, m, s, segs, some);
+    assert_true(copied > 2 * bytes && copied < 3 * bytes);
+    assert_int_equal(segs[0].picked[0].id, largest(logits, vocab));
+    assert_null(segs[1].picked);
+    assert_int_equal(segs[2].picked[0].id, -1);
+    for (int i = 1; i < TEXTS; i++)
+        assert_memory_equal(segs[i].logits, logits + i * vocab, bytes);
+    for (int i = 0; i < TEXTS; i++)
+        mdl_state_free(m, s[i]);
+    free(logits);
+    mdl_ctx_close(ctx);
+    mdl_close(m);
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fputs("usage: emulated_model MODEL_DIR\n", stderr);
@@ -200,7 +269,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(mc_prompt_slices), cmocka_unit_test(test_names),
         cmocka_unit_test(test_large_heads), cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_lost_device), cmocka_unit_test(test_no_memory_in_a_step),
-        cmocka_unit_test(test_recordings),
+        cmocka_unit_test(test_recordings),  cmocka_unit_test(test_picks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

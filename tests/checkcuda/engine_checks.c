@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "model/forward.h"
 #include "server/engine/states/session.h"
 #include "tests/checkcuda/engine_checks.h"
 #include "tests/unit/engine_bench.h"
@@ -209,6 +210,53 @@ void ec_guesses(void **unused) {
     print_message("%llu guesses, %llu came true\n", (unsigned long long)seen.drafted_tokens,
                   (unsigned long long)seen.accepted_tokens);
     free(plain), free(guessed);
+    eng_close(b.e);
+    mdl_close(m);
+}
+
+/* ---- who samples ---- */
+
+/* Greedy, and drawn in every way that a device knows. */
+static void picked_params(eng_params *p, int which) {
+    eng_params_default(p);
+    p->max_tokens = 24;
+    p->seed = 100 + (uint64_t)which;
+    p->has_seed = true;
+    p->ignore_eos = true;
+    p->temperature = which == 0 ? 0.0f : 0.2f + 0.2f * (float)which;
+    p->top_k = which % 2 ? 0 : 9;
+    p->top_p = which > 2 ? 0.8f : 1.0f;
+    p->min_p = which == 5 ? 0.05f : 0.0f;
+}
+
+/* Who wants to see alternatives is sampled for by the host, who does not by the device. Side by
+ * side, with guesses that come true: the same tokens, and the same bits of their logprobs. */
+void ec_picked(void **unused) {
+    (void)unused;
+    int32_t ids[REQUESTS][MOST];
+    eng_request *r[2][REQUESTS];
+    static eng_params p;
+    bench b;
+    mdl_model *m = open_model();
+    assert_true(mdl_can_pick(m));
+    open_engine(&b, m, 2 * REQUESTS, 256, 0);
+    for (int i = 0; i < REQUESTS; i++) {
+        for (int t = 0; t < MOST; t++)
+            ids[i][t] = 3 + t % (5 + i) * 11;
+        picked_params(&p, i);
+        for (p.logprobs = 0; p.logprobs < 2; p.logprobs++)
+            r[p.logprobs][i] = submit(&b, &p, ids[i], (size_t)(30 + 40 * i));
+    }
+    for (int i = 0; i < REQUESTS; i++) {
+        answer *device = read_all(r[0][i]), *host = read_all(r[1][i]);
+        assert_int_equal(device->n, 24);
+        assert_int_equal(host->n, device->n);
+        assert_memory_equal(device->id, host->id, sizeof *host->id * 24);
+        assert_true(same_floats(device->logprob, host->logprob, 24));
+        eng_request_release(r[0][i]);
+        eng_request_release(r[1][i]);
+        free(device), free(host);
+    }
     eng_close(b.e);
     mdl_close(m);
 }

@@ -20,12 +20,13 @@ void ec_same_bytes(void **unused);
 void ec_continued(void **unused);
 void ec_crowd(void **unused);
 void ec_guesses(void **unused);
+void ec_picked(void **unused);
 void ec_sessions(void **unused);
 void ec_cancelled(void **unused);
 
 #define EC_ALL                                                                                     \
     cmocka_unit_test(ec_same_bytes), cmocka_unit_test(ec_continued), cmocka_unit_test(ec_crowd),   \
-        cmocka_unit_test(ec_guesses), cmocka_unit_test(ec_sessions),                               \
+        cmocka_unit_test(ec_guesses), cmocka_unit_test(ec_picked), cmocka_unit_test(ec_sessions),  \
         cmocka_unit_test(ec_cancelled)
 
 #endif

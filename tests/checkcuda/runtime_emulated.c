@@ -98,6 +98,7 @@ void kn_cuda_device_copy(kn_cuda_device *d, void *dst, size_t dst_pitch, const v
                          size_t src_pitch, size_t width, size_t rows) {
     (void)d;
     open_memory();
+    emu_runtime.copied += width * rows;
     for (size_t i = 0; i < rows; i++)
         memcpy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
 }

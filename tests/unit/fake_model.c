@@ -237,6 +237,11 @@ int64_t mdl_prompt_slice(const mdl_model *m) {
     return 0;
 }
 
+bool mdl_can_pick(const mdl_model *m) {
+    (void)m;
+    return false;
+}
+
 int64_t mdl_state_block(const mdl_model *m) {
     (void)m;
     return FAKE_BLOCK;

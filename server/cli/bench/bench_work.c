@@ -169,8 +169,10 @@ static double idle_seconds(const bench_work *w) {
     return be->idle_seconds ? be->idle_seconds(be) : 0;
 }
 
-/* n tokens for each state, logits after the last when `want`. */
+/* n tokens for each state; after the last, when `want`, the likeliest token where the model can
+ * sample, else logits. */
 static tnl_status forward(bench_work *w, int64_t n, bool want, bench_sample *s, tnl_error *err) {
+    static const kn_pick_how greedy = {.kind = KN_PICK_GREEDY};
     uint64_t vocab = (uint64_t)mdl_model_spec(w->model)->vocab;
     for (int64_t i = 0; i < n * w->n_states; i++)
         w->ids[i] = (int32_t)(tnl_splitmix_next(&w->seed) % vocab);
@@ -178,7 +180,8 @@ static tnl_status forward(bench_work *w, int64_t n, bool want, bench_sample *s, 
         w->segs[i] = (mdl_seg){.state = w->states[i],
                                .tokens = w->ids + i * n,
                                .n_tokens = n,
-                               .want = want ? MDL_WANT_LAST : MDL_WANT_NONE};
+                               .want = want ? MDL_WANT_LAST : MDL_WANT_NONE,
+                               .picks = mdl_can_pick(w->model) ? &greedy : NULL};
     double start = cli_now(), idle = idle_seconds(w);
     TNL_TRY(mdl_forward(w->ctx, w->segs, w->n_states, err));
     s->idle += s->seconds > 0 ? idle_seconds(w) - idle : 0; /* before the first step we paused */
