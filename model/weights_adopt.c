@@ -31,10 +31,6 @@ static tnl_status adopt_role(void *ctx, const mdl_role_row *row, int layer) {
         if (!m->data ||
             !kn_dtype_matrix_bytes(&bytes, m->dtype, (uint64_t)m->rows, (uint64_t)m->cols))
             return TNL_OK;
-        if (m->dtype == KN_F8) /* no kernels there yet */
-            return tnl_fail(a->err, TNL_E_UNSUPPORTED,
-                            "%s: found weights of f8, expected bf16, f16, f32, q8 or q4",
-                            a->be->name);
         return hand_over(a, &m->data, bytes);
     }
     const void *v = l->v[row->role];
