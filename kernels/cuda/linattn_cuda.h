@@ -90,7 +90,8 @@ typedef struct kn_cuda_plan {
 } kn_cuda_plan;
 
 /* Choose plan->part_tokens for these segments (host memory): the shortest with which all parts run
- * at once on a device of so many multiprocessors. A plan serves all layers of a step. */
+ * at once on a device of so many multiprocessors. A plan serves all layers of a step, whose heads
+ * may differ in Dk: d and plan.work are those of the largest. */
 void kn_cuda_plan_cut(kn_cuda_plan *plan, const kn_linattn_seg *segs, int64_t n_segs,
                       const kn_linattn_dims *d, int processors);
 /* Floats of plan->work that are enough for every plan so cut: 17 MB for 128 x 128 on an H100. */

@@ -307,7 +307,7 @@ KN_DEVICE void store_outputs(const output_rows &o, const token_span &s, const fl
 
 /* ---- the state at each part's begin ---- */
 
-/* Keys and values of a chunk, all at once. */
+/* Keys and values of the chunk at t, if there is one, all at once. */
 template <typename T> struct carry_rows { uint32_t k[T::K_QUADS][4], v[T::V_QUADS][4]; };
 
 template <typename T>
@@ -320,9 +320,11 @@ KN_DEVICE void load_carry(carry_rows<T> *r, uint32_t stage, const part_view &p, 
         for (int n = 0; n < T::V_QUADS; n++)
             load_quad<T::DV, T::C, T::THREADS>(r->v[n], p.v, p.span, t, n);
     } else {
-        fetch<T::DK, T::C, T::THREADS>(stage, p.k, p.span, whole, t);
-        fetch<T::DV, T::C, T::THREADS>(stage + T::K_BYTES, p.v, p.span, whole, t);
-        kn_copy_commit();
+        if (t < p.span.end) {
+            fetch<T::DK, T::C, T::THREADS>(stage, p.k, p.span, whole, t);
+            fetch<T::DV, T::C, T::THREADS>(stage + T::K_BYTES, p.v, p.span, whole, t);
+        }
+        kn_copy_commit(); /* a group for each chunk, since groups are counted */
     }
 }
 
@@ -337,45 +339,74 @@ template <typename T> KN_DEVICE void store_carry(uint32_t stage, const carry_row
     }
 }
 
-/* Slots of a segment's parts, a tile of each. Two chunks are under way: one in shared memory or
- * about to be, one in registers if it has to be rounded. */
+/* The factors exp(-s (C-1-j)) of a thread's values, which are the same in every chunk. */
+template <typename T> KN_DEVICE void load_fades(float f[][4], const float *pow) {
+    const int t = (int)threadIdx.x % 4;
+    KN_UNROLL
+    for (int k = 0; k < T::C / 16; k++)
+        for (int e = 0; e < 4; e++)
+            f[k][e] = pow[T::C - 1 - (k * 16 + e / 2 * 8 + 2 * t + e % 2)];
+}
+
+/* decay_values of a full chunk. */
+template <typename T> KN_DEVICE void fade_values(uint32_t V[][4], const float f[][4]) {
+    KN_UNROLL
+    for (int k = 0; k < T::C / 16; k++)
+        for (int r = 0; r < 4; r++)
+            V[k][r] = kn_pack_bf16(kn_low_bf16(V[k][r]) * f[k][r / 2 * 2],
+                                   kn_high_bf16(V[k][r]) * f[k][r / 2 * 2 + 1]);
+}
+
+/* How many chunks are in shared memory or on their way there; f32 rows wait in registers. */
+template <typename T> struct carry_size {
+    enum {
+        STAGES = T::ROUND ? 2 : 4,
+        AHEAD = T::ROUND ? 1 : 3,
+        STAGE = T::K_BYTES + T::V_BYTES,
+        SHARED = STAGES * STAGE
+    };
+};
+
+/* Slots of a segment's parts, a tile of each. A chunk takes a fraction of the time that its rows
+ * need to come, so several are on their way. */
 template <typename T>
 static __global__ void __launch_bounds__(T::THREADS, 1) carry(prefill_args x) {
-    enum { STAGE = T::K_BYTES + T::V_BYTES };
+    typedef carry_size<T> Z;
     kn_depend_early();
     const int head = (int)blockIdx.y, across = (x.a.d.Dk + T::DK - 1) / T::DK;
     const int k0 = (int)blockIdx.z % across * T::DK, v0 = (int)blockIdx.z / across * T::DV;
     const int Dk = x.a.d.Dk - k0, Dv = x.a.d.Dv - v0, ld = x.a.d.Dv;
     part_view p = view_part(x, blockIdx.x, head, k0, v0);
+    const int64_t table = (int64_t)head * (KN_CUDA_POWERS + 1);
+    const float pow = x.a.decay.pow[table + T::C], less = x.a.decay.less[table + T::C];
+    float fades[T::C / 16][4];
+    load_fades<T>(fades, x.a.decay.pow + table);
     kn_depend_wait(); /* parts, segments and tables are copied, not computed */
     if (p.part.index != 0 || p.part.of == 1)
         return;
     const int length = (int)x.plan.part_tokens;
+    const int64_t corner = (int64_t)k0 * ld + v0;
     p.span.end = (p.part.of - 1) * length;
-    const int64_t table = (int64_t)head * (KN_CUDA_POWERS + 1), corner = (int64_t)k0 * ld + v0;
-    float *const pow = (float *)shared_at(2 * STAGE);
-    const float less = x.a.decay.less[table + T::C];
 
     carry_rows<T> rows;
-    load_carry<T>(&rows, 0, p, x.whole, 0);
-    for (int i = (int)threadIdx.x; i <= T::C; i += T::THREADS)
-        pow[i] = x.a.decay.pow[table + i];
+    for (uint32_t i = 0; i < Z::AHEAD; i++)
+        load_carry<T>(&rows, i * Z::STAGE, p, x.whole, (int)i * T::C);
     float S[T::KEYS / 8][4];
     load_state<T>(S, p.state.S + corner, ld, Dk, Dv);
     uint32_t n = 0;
     for (int t = 0, slot = p.part.slot; t < p.span.end; t += T::C, n++) {
-        const uint32_t K = (n & 1) * STAGE, V = K + T::K_BYTES;
+        const uint32_t K = n % Z::STAGES * Z::STAGE, V = K + T::K_BYTES;
         if (t % length == 0)
             save_state<T>(slot_of(x, slot++, head) + corner, S, ld, Dk, Dv);
         store_carry<T>(K, rows);
-        kn_copy_wait<0>();
+        kn_copy_wait<Z::AHEAD - 1>();
         kn_sync_block(); /* this chunk has come, the one before is done with */
-        if (t + T::C < p.span.end)
-            load_carry<T>(&rows, (~n & 1) * STAGE, p, x.whole, t + T::C);
+        load_carry<T>(&rows, (n + Z::AHEAD) % Z::STAGES * Z::STAGE, p, x.whole,
+                      t + Z::AHEAD * T::C);
         uint32_t values[T::C / 16][4];
         load_values<T>(values, V);
-        decay_values<T>(values, pow, T::C);
-        fold_chunk<T>(S, values, K, pow[T::C], less);
+        fade_values<T>(values, fades);
+        fold_chunk<T>(S, values, K, pow, less);
     }
     save_state<T>(slot_of(x, p.part.slot + p.part.of - 1, head) + corner, S, ld, Dk, Dv);
 }
@@ -430,9 +461,11 @@ KN_DEVICE void store_quads(uint32_t stage, const uint32_t r[][4]) {
 template <typename T>
 KN_DEVICE void fetch_chunk(uint32_t stage, const part_view &p, bool whole, int t) {
     if constexpr (!T::ROUND) {
-        fetch<T::DK, T::C, T::THREADS>(stage, p.q, p.span, whole, t);
-        fetch<T::DK, T::C, T::THREADS>(stage + T::K_BYTES, p.k, p.span, whole, t);
-        fetch<T::DV, T::C, T::THREADS>(stage + 2 * T::K_BYTES, p.v, p.span, whole, t);
+        if (t < p.span.end) {
+            fetch<T::DK, T::C, T::THREADS>(stage, p.q, p.span, whole, t);
+            fetch<T::DK, T::C, T::THREADS>(stage + T::K_BYTES, p.k, p.span, whole, t);
+            fetch<T::DV, T::C, T::THREADS>(stage + 2 * T::K_BYTES, p.v, p.span, whole, t);
+        }
         kn_copy_commit();
     }
 }
@@ -533,7 +566,7 @@ template <int C, bool ROUND> static void launch_carry(const prefill_args &x, cud
     typedef tile<64, 64, C, 32, ROUND> T;
     const int tiles = (x.a.d.Dk + T::DK - 1) / T::DK * ((x.a.d.Dv + T::DV - 1) / T::DV);
     kn_launch(carry<T>, dim3((unsigned)x.plan.n_parts, (unsigned)x.a.d.H, (unsigned)tiles),
-              dim3(T::THREADS), 2 * (T::K_BYTES + T::V_BYTES) + T::TABLE, stream, x);
+              dim3(T::THREADS), carry_size<T>::SHARED, stream, x);
 }
 
 template <int DK, int DV, int C, bool ROUND>
