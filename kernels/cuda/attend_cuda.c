@@ -14,7 +14,7 @@ static const float *decay_tables(kn_cuda *c, const kn_decay *decay, int H) {
     const size_t bytes = kn_cuda_decay_floats(H) * sizeof(float);
     float *tables = malloc(bytes);
     if (tables) {
-        kn_cuda_decay_fill(tables, decay->slopes, H, 0);
+        kn_cuda_decay_fill(tables, decay->slopes, H);
         known = kn_cuda_copy_once(c, &c->decays, decay->pow, tables, bytes);
         free(tables);
     }
@@ -146,6 +146,7 @@ void kn_cuda_attend(kn_backend *be, float *o, int64_t ldo, const float *q, int64
         const kn_cuda_round *r = &c->step.rounds[i];
         a.segs = c->segs + r->first;
         a.n_segs = r->n_step;
+        a.settled = i == 0; /* a step begins with a copy or as a graph */
         kn_cuda_linattn_step(&a, c->device.stream);
         attend_slices(c, &a, i);
     }

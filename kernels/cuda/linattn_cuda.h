@@ -39,8 +39,8 @@ typedef struct kn_cuda_decay {
 
 /* Floats of the two tables of H heads, one after the other in the order of kn_cuda_decay. */
 size_t kn_cuda_decay_floats(int H);
-/* Fill them (host memory) from slopes s [H]. Parts need no table: part_tokens is not looked at. */
-void kn_cuda_decay_fill(float *tables, const double *s, int H, int64_t part_tokens);
+/* Fill them (host memory) from slopes s [H]. */
+void kn_cuda_decay_fill(float *tables, const double *s, int H);
 /* The struct for tables that lie at p. */
 kn_cuda_decay kn_cuda_decay_at(const float *p, int H);
 

@@ -14,8 +14,7 @@ kn_cuda_decay kn_cuda_decay_at(const float *p, int H) {
     return (kn_cuda_decay){p, p + (size_t)H * TABLE};
 }
 
-void kn_cuda_decay_fill(float *tables, const double *s, int H, int64_t part_tokens) {
-    (void)part_tokens;
+void kn_cuda_decay_fill(float *tables, const double *s, int H) {
     float *pow = tables, *less = pow + (size_t)H * TABLE;
     for (int h = 0; h < H; h++)
         for (int n = 0; n < TABLE; n++) {

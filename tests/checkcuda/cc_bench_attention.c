@@ -74,7 +74,7 @@ static float *decay_tables(int H) {
         must_have(NULL);
     for (int h = 0; h < H; h++)
         s[h] = exp2(-8.0 * (h + 1) / H);
-    kn_cuda_decay_fill(tables, s, H, 0);
+    kn_cuda_decay_fill(tables, s, H);
     float *copy = cc_device_copy(tables, n * sizeof *tables);
     free(tables);
     free(s);

@@ -171,7 +171,7 @@ static float *fetch_state(cc *c, const attn_case *a, void *p) {
 static void go_up(on_device *g, const attn_case *a) {
     memset(g, 0, sizeof *g);
     float *tables = need(kn_cuda_decay_floats(a->d.H), sizeof *tables);
-    kn_cuda_decay_fill(tables, a->slope, a->d.H, a->part_tokens);
+    kn_cuda_decay_fill(tables, a->slope, a->d.H);
     g->tables = cc_device_copy(tables, kn_cuda_decay_floats(a->d.H) * sizeof *tables);
     free(tables);
     for (int64_t s = 0; s < a->n_segs; s++)
