@@ -46,7 +46,7 @@ static void bench_product(kn_dtype t, int64_t outs, int64_t ins, int64_t n) {
 }
 
 void ccb_products(void) {
-    static const kn_dtype types[] = {KN_BF16, KN_Q8, KN_Q4};
+    static const kn_dtype types[] = {KN_BF16, KN_F8, KN_Q8, KN_Q4};
     static const int real[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008}, {64000, 4096}};
     static const int tiny[][2] = {{200, 200}, {300, 200}};
     static const int real_rows[] = {1, 8, 64, 2048}, tiny_rows[] = {1, 3, 70};

@@ -48,7 +48,7 @@ static void time_prompt(prompt_run *r, kn_dtype t, int64_t outs, int64_t ins, in
 void ccb_prompts(void) {
     static const int real[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008}};
     static const int tiny[][2] = {{72, 64}};
-    static const kn_dtype types[] = {KN_BF16};
+    static const kn_dtype types[] = {KN_BF16, KN_F8};
     const bool e = cc_emulated();
     const int shapes = e ? 1 : 3;
     prompt_run r = {0};
@@ -58,6 +58,8 @@ void ccb_prompts(void) {
         ccb_must(err.msg);
     const kn_cuda_stream own = r.device.stream;
     r.device.stream = NULL;
+    if (e)
+        r.device.minor = 9; /* 8.9 multiplies e4m3 */
     if (kn_cuda_prompts_open(&r.prompts, &r.device, &err) != TNL_OK)
         ccb_must(err.msg);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
