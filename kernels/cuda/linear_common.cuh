@@ -2,6 +2,7 @@
 #ifndef TNL_CUDA_LINEAR_COMMON_CUH
 #define TNL_CUDA_LINEAR_COMMON_CUH
 
+#include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/linear_cuda.h"
 #include "kernels/cuda/row_math.cuh"
 extern "C" {
@@ -41,19 +42,20 @@ KN_DEVICE kn_out_extras kn_linear_extras(const kn_linear_args &x, int64_t out, i
     return e;
 }
 
-/* What follows a finished sum: z is that of w2. */
+/* What follows a finished sum: z is that of w2. Sums are rounded by themselves (exact.cuh), lest
+ * one kernel does so and another one rounds once for a product and its sum. */
 KN_DEVICE void kn_linear_finish(const kn_linear_args &x, const kn_out_extras &e, float y, float z,
                                 int64_t out, int64_t row) {
     const kn_linear &p = x.p;
     if (p.bias)
-        y += e.bias;
+        y = kn_add(y, e.bias);
     if (out < p.act_cols && p.act != KN_ACT_EXP)
         y = kn_activate(p.act, y);
     if (x.two)
-        y *= p.bias2 ? z + e.bias2 : z;
+        y *= p.bias2 ? kn_add(z, e.bias2) : z;
     if (x.times)
         y *= e.before;
-    p.y[row * p.ldy + out] = p.epi == KN_ADD ? e.before + y : y;
+    p.y[row * p.ldy + out] = p.epi == KN_ADD ? kn_add(e.before, y) : y;
 }
 
 KN_DEVICE void kn_linear_finish(const kn_linear_args &x, float y, float z, int64_t out,

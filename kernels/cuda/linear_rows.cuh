@@ -54,8 +54,38 @@ KN_DEVICE float row_value(const kn_linear &p, row_norm n, int64_t row, int64_t i
     if (p.norm.kind != KN_NORM_NONE)
         a = (a - n.mean) * n.f;
     if (p.norm.kind == KN_NORM_LAYER)
-        a = a * p.norm.w[i] + p.norm.b[i];
+        a = kn_add(a * p.norm.w[i], p.norm.b[i]);
     return p.mul ? a * p.mul[row * p.ldmul + i] : a;
+}
+
+/* The same of elements i, i + step, .., all asked for at once; zeros beyond the row. */
+template <int N>
+KN_DEVICE void row_values(float a[N], const kn_linear &p, row_norm n, int64_t row, int64_t i,
+                          int step, int64_t cols) {
+    int64_t at[N];
+    KN_UNROLL
+    for (int j = 0; j < N; j++) {
+        at[j] = i + j * step < cols ? i + j * step : cols - 1;
+        a[j] = p.x[row * p.ldx + at[j]];
+    }
+    if (p.norm.kind != KN_NORM_NONE) {
+        KN_UNROLL
+        for (int j = 0; j < N; j++)
+            a[j] = (a[j] - n.mean) * n.f;
+    }
+    if (p.norm.kind == KN_NORM_LAYER) {
+        KN_UNROLL
+        for (int j = 0; j < N; j++)
+            a[j] = kn_add(a[j] * p.norm.w[at[j]], p.norm.b[at[j]]);
+    }
+    if (p.mul) {
+        KN_UNROLL
+        for (int j = 0; j < N; j++)
+            a[j] *= p.mul[row * p.ldmul + at[j]];
+    }
+    KN_UNROLL
+    for (int j = 0; j < N; j++)
+        a[j] = i + j * step < cols ? a[j] : 0.0f;
 }
 
 /* The largest of a warp's magnitudes, as bits: as integers they are ordered, and NaN and infinity
@@ -69,14 +99,12 @@ KN_DEVICE uint32_t kn_warp_top(uint32_t top) {
 }
 
 /* One group of a row, by one warp: four inputs a lane. See kn_qrows. */
-KN_DEVICE void kn_quantise_group(const kn_linear_args &x, const kn_row_room &to, row_norm n,
+KN_DEVICE void kn_quantise_group(const kn_linear_args &x, const kn_row_room &to, const float a[4],
                                  int64_t row, int64_t group) {
-    const int64_t cols = x.w.cols, lane = threadIdx.x % 32, at = group * KN_Q_GROUP + lane * 4;
-    float a[4];
+    const int64_t lane = threadIdx.x % 32, at = group * KN_Q_GROUP + lane * 4;
     uint32_t top = 0;
     KN_UNROLL
     for (int i = 0; i < 4; i++) {
-        a[i] = at + i < cols ? row_value(x.p, n, row, at + i) : 0.0f;
         const uint32_t bits = kn_bits_of_float(a[i]) & 0x7FFFFFFFu;
         top = bits > top ? bits : top;
     }
@@ -103,22 +131,43 @@ KN_DEVICE void kn_quantise_group(const kn_linear_args &x, const kn_row_room &to,
     }
 }
 
+/* Two groups of a warp at once, so that one is on its way while the other is quantised. */
+KN_DEVICE void quantise_row(const kn_linear_args &x, const kn_row_room &to, row_norm n,
+                            int64_t row) {
+    const int64_t lane_at = threadIdx.x % 32 * 4, cols = x.w.cols;
+    for (int64_t g = threadIdx.x / 32; g < x.groups; g += 2 * ROW_WARPS) {
+        const int64_t next = g + ROW_WARPS;
+        float a[4], b[4];
+        row_values<4>(a, x.p, n, row, g * KN_Q_GROUP + lane_at, 1, cols);
+        row_values<4>(b, x.p, n, row, next * KN_Q_GROUP + lane_at, 1, cols);
+        kn_quantise_group(x, to, a, row, g);
+        if (next < x.groups)
+            kn_quantise_group(x, to, b, row, next);
+    }
+}
+
 /* Row `row`, by the whole block. parts: shared, ROW_WARPS floats. */
 KN_DEVICE void kn_make_row(const kn_linear_args &x, const kn_row_room &to, int64_t row,
                            float *parts) {
     const int64_t cols = x.w.cols;
     const row_norm n = measure_row(x.p, x.p.x + row * x.p.ldx, cols, parts);
     if (to.q) {
-        for (int64_t g = threadIdx.x / 32; g < x.groups; g += ROW_WARPS)
-            kn_quantise_group(x, to, n, row, g);
+        quantise_row(x, to, n, row);
         return;
     }
-    for (int64_t i = threadIdx.x; i < to.filled; i += ROW_THREADS) {
-        const float a = i < cols ? row_value(x.p, n, row, i) : 0.0f;
-        if (to.half)
-            to.half[row * to.ld + i] = kn_to_bf16(a).bits;
-        else
-            to.plain[row * to.ld + i] = a;
+    for (int64_t i = threadIdx.x; i < to.filled; i += ROW_BATCH * ROW_THREADS) {
+        float a[ROW_BATCH];
+        row_values<ROW_BATCH>(a, x.p, n, row, i, ROW_THREADS, cols);
+        KN_UNROLL
+        for (int j = 0; j < ROW_BATCH; j++) {
+            const int64_t at = i + j * ROW_THREADS;
+            if (at >= to.filled)
+                break;
+            if (to.half)
+                to.half[row * to.ld + at] = kn_to_bf16(a[j]).bits;
+            else
+                to.plain[row * to.ld + at] = a[j];
+        }
     }
 }
 
