@@ -163,12 +163,11 @@ static float *run(const prompt_case *k, const layout *l, bool own, tnl_error *er
 
 /* ---- cases ---- */
 
-static layout whole_step(bool loose) {
-    layout l = {.n_pieces = SLICES + loose};
+static layout whole_step(void) {
+    layout l = {.n_pieces = SLICES + 1};
     for (int i = 0; i < SLICES; i++)
         l.piece[i] = i;
-    if (loose)
-        l.piece[SLICES] = SLICES + LOOSE;
+    l.piece[SLICES] = SLICES + LOOSE;
     return l;
 }
 
@@ -339,10 +338,10 @@ static void check_step(cc *c, const prompt_case *k, const layout *l, const float
     free(got);
 }
 
-static layout random_step(cc *c, int pieces, bool loose) {
+static layout random_step(cc *c, int pieces) {
     layout l = {.n_pieces = pieces};
     for (int i = 0; i < pieces; i++) {
-        const bool slice = !loose || cc_between(c, 0, 3) > 0 || (i > 0 && l.piece[i - 1] > SLICES);
+        const bool slice = cc_between(c, 0, 3) > 0 || (i > 0 && l.piece[i - 1] > SLICES);
         l.piece[i] = (int)(slice ? cc_between(c, 0, SLICES - 1) : SLICES + cc_between(c, 1, LOOSE));
     }
     return l;
@@ -351,10 +350,10 @@ static layout random_step(cc *c, int pieces, bool loose) {
 /* All rows by the library's way, and by our own. */
 static bool both_ways(cc *c, const prompt_case *k, float **all, float **own) {
     tnl_error err = {0};
-    const layout whole = whole_step(!k->f8);
+    const layout whole = whole_step();
     *all = run(k, &whole, false, &err);
-    *own = k->f8 ? NULL : run(k, &whole, true, &err);
-    return cc_expect(c, *all && (k->f8 || *own), "%s", err.msg);
+    *own = run(k, &whole, true, &err);
+    return cc_expect(c, *all && *own, "%s", err.msg);
 }
 
 static void check_case(cc *c, case_kind kind, bool f8) {
@@ -368,16 +367,15 @@ static void check_case(cc *c, case_kind kind, bool f8) {
             check_step(c, &k, &alone, all, own);
         }
         for (int i = 0; i < 3; i++) {
-            const layout some = random_step(c, (int)cc_between(c, 1, 9), !f8);
+            const layout some = random_step(c, (int)cc_between(c, 1, 9));
             check_step(c, &k, &some, all, own);
         }
         if (kind == ADDED && !f8) {
-            const layout many = random_step(c, MOST_RUNS, !f8);
+            const layout many = random_step(c, MOST_RUNS);
             check_step(c, &k, &many, all, own);
         }
         const layout none = {.n_pieces = 1, .piece = {SLICES + LOOSE}};
-        if (!f8)
-            check_step(c, &k, &none, all, own);
+        check_step(c, &k, &none, all, own);
     }
     close_prompts(&k);
     free(all);
