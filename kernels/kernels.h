@@ -242,8 +242,11 @@ struct kn_backend {
      * the backend, one for each p. NULL when there is no memory left. A function that is NULL:
      * weights are read where they are. */
     const void *(*adopt)(kn_backend *be, const void *p, size_t bytes);
-    /* Waits until all operations are done; what the device had to say to them. Once it has failed
-     * it stays failed. A function that is NULL: operations are done when they return. */
+    /* Waits until all operations are done; what went wrong since the last check. TNL_E_INTERNAL:
+     * the device is lost, and will not compute again. Else, memory that was short for instance,
+     * what the operations should have written is worth nothing, and the next ones start afresh.
+     * With err NULL a failure is kept for the next check. A function that is NULL: operations are
+     * done when they return. */
     tnl_status (*check)(kn_backend *be, tnl_error *err);
     void (*close)(kn_backend *be);
 };

@@ -57,7 +57,8 @@ bool mdl_can_pick(const mdl_model *m);
 
 /* Run one step. Fails for a caller's mistake (nothing touched): too many tokens or rows, a token id
  * out of range, one state in two segments. And where the backend computes on a device, for what the
- * device says: the states of the step are then fit for reset and free only. */
+ * device says (kn_backend.check; TNL_E_INTERNAL: it is lost): the states of the step are then fit
+ * for reset and free only. */
 tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *err);
 
 #endif

@@ -4,7 +4,7 @@
  * copied to the device once (`adopt`) and stay there. Steps: record_cuda.c. Attention:
  * attend_cuda.c.
  *
- * The first failure sticks: later operations do nothing, and `check` tells. */
+ * After a failure operations do nothing, until `check` has told of it. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -123,10 +123,14 @@ static void cuda_each(kn_backend *be, int64_t n, tnl_pool_fn fn, void *ctx) {
     tnl_pool_run(kn_cuda_of(be)->pool, n, 1, fn, ctx);
 }
 
+/* Who asks without an error to fill does not tell anybody: the failure stays for the next one. */
 static tnl_status cuda_check(kn_backend *be, tnl_error *err) {
     kn_cuda *c = kn_cuda_of(be);
     kn_cuda_wait(c);
-    return kn_cuda_has_failed(c) ? tnl_fail(err, c->failure.code, "%s", c->failure.msg) : TNL_OK;
+    const tnl_error failure = c->failure;
+    if (err)
+        c->failure = (tnl_error){0};
+    return failure.code == TNL_OK ? TNL_OK : tnl_fail(err, failure.code, "%s", failure.msg);
 }
 
 static void cuda_close(kn_backend *be) {

@@ -53,7 +53,7 @@ typedef struct kn_cuda {
     tnl_pool *pool;
     kn_cuda_copies weights, decays;
     kn_cuda_prompts *prompts;
-    tnl_error failure; /* the first one, which stays; code TNL_OK: none */
+    tnl_error failure; /* the first one since the last check; code TNL_OK: none */
     /* the step under way */
     kn_cuda_step step;
     kn_cuda_pair inputs;

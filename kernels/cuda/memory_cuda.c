@@ -20,9 +20,8 @@ static double now(void) {
 }
 
 void kn_cuda_wait(kn_cuda *c) {
-    if (kn_cuda_has_failed(c))
-        return;
-    kn_cuda_device_wait(&c->device, &c->failure);
+    tnl_error after = {0}; /* the first failure is the one that counts */
+    kn_cuda_device_wait(&c->device, kn_cuda_has_failed(c) ? &after : &c->failure);
     if (c->step_ended)
         c->idle_since = now();
     c->step_ended = false;

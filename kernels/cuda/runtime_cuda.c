@@ -136,12 +136,13 @@ void kn_cuda_device_clear(kn_cuda_device *d, void *p, size_t bytes) {
 
 tnl_status kn_cuda_device_wait(kn_cuda_device *d, tnl_error *err) {
     keep_failure(d, cudaGetLastError()); /* of a launch */
-    cudaError_t e = (cudaError_t)d->failure;
-    if (e == cudaSuccess)
-        e = cudaStreamSynchronize(d->stream);
-    if (e == cudaErrorMemoryAllocation)
-        return failed(d, TNL_E_NOMEM, "out of memory", e, err);
-    return e == cudaSuccess ? TNL_OK : failed(d, TNL_E_INTERNAL, "lost", e, err);
+    const cudaError_t launched = (cudaError_t)d->failure, e = cudaStreamSynchronize(d->stream);
+    d->failure = cudaSuccess;
+    if (e != cudaSuccess)
+        return failed(d, TNL_E_INTERNAL, "lost", e, err);
+    if (launched == cudaErrorMemoryAllocation)
+        return failed(d, TNL_E_NOMEM, "out of memory", launched, err);
+    return launched == cudaSuccess ? TNL_OK : failed(d, TNL_E_IO, "refused", launched, err);
 }
 
 /* ---- recording ---- */

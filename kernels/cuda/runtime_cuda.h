@@ -40,8 +40,9 @@ void kn_cuda_device_copy(kn_cuda_device *d, void *dst, size_t dst_pitch, const v
                          size_t src_pitch, size_t width, size_t rows);
 void kn_cuda_device_clear(kn_cuda_device *d, void *p, size_t bytes);
 
-/* Wait for everything so far. An error stays: a device that failed once computes nothing any more
- * for this process. */
+/* Wait for everything so far. TNL_E_INTERNAL: the device is lost to this process, and every wait
+ * from here on says so. Else the first failure since the last wait: TNL_E_NOMEM, or TNL_E_IO for
+ * what the device refused to do. */
 tnl_status kn_cuda_device_wait(kn_cuda_device *d, tnl_error *err);
 
 /* Launches that were recorded, to be launched again as one. */

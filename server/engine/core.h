@@ -41,6 +41,7 @@ struct eng_engine {
     pthread_cond_t work;
     bool kick; /* something changed: look before sleeping */
     bool draining, closing;
+    bool lost; /* the device: no step will ever succeed again */
     eng_request *first;  /* the waiting line, in order of turns */
     uint64_t turn;       /* the highest that has entered a slot */
     eng_metrics metrics; /* gauges running and queued are exact at any time */

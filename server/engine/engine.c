@@ -371,6 +371,8 @@ static tnl_status check_job(const eng_engine *e, const eng_job *job, tnl_error *
 static tnl_status check_door(eng_engine *e, tnl_error *err) {
     if (e->draining)
         return tnl_fail(err, TNL_E_UNAVAILABLE, "the engine is draining");
+    if (e->lost)
+        return tnl_fail(err, TNL_E_INTERNAL, "the device is lost");
     if (e->metrics.running + e->metrics.queued >= e->open.parallel + e->open.queue) {
         e->metrics.rejected_full++;
         return tnl_fail(err, TNL_E_BUSY, "the queue is full");
@@ -462,4 +464,11 @@ tnl_status eng_submit(eng_request **out, eng_engine *e, const eng_job *job, tnl_
         eng_lease_bind(job->session, NULL);
     eng_request_unref(r);
     return st;
+}
+
+bool eng_lost(eng_engine *e) {
+    pthread_mutex_lock(&e->lock);
+    bool lost = e->lost;
+    pthread_mutex_unlock(&e->lock);
+    return lost;
 }

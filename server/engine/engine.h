@@ -215,5 +215,6 @@ void eng_metrics_get(eng_engine *e, eng_metrics *out);
 /* Add the counters and histograms of m, not its gauges and sizes. */
 void eng_metrics_add(eng_metrics *sum, const eng_metrics *m);
 bool eng_idle(eng_engine *e); /* nothing running or queued */
+bool eng_lost(eng_engine *e); /* the device is gone: every request is refused, TNL_E_INTERNAL */
 
 #endif

@@ -390,6 +390,18 @@ static void sample_side_by_side(eng_engine *e, int64_t n_segs) {
     eng_rows_sample(e->rows, e->jobs, n);
 }
 
+/* Its requests end with an error. A device that is lost stays so: requests are refused from then
+ * on, and whoever asks if we are ready hears it. */
+static void note_failure(eng_engine *e, const tnl_error *err) {
+    tnl_log(TNL_LOG_ERROR, "a step failed: %s", err->msg);
+    if (err->code != TNL_E_INTERNAL)
+        return;
+    tnl_log(TNL_LOG_ERROR, "no more requests are taken: start tnl again once the device is back");
+    pthread_mutex_lock(&e->lock);
+    e->lost = true;
+    pthread_mutex_unlock(&e->lock);
+}
+
 bool eng_step(eng_engine *e) {
     int paused;
     int64_t prompt_tokens, drafted;
@@ -402,7 +414,7 @@ bool eng_step(eng_engine *e) {
     tnl_error err;
     tnl_status st = mdl_forward(e->ctx, e->segs, n_segs, &err);
     if (st != TNL_OK)
-        tnl_log(TNL_LOG_ERROR, "a step failed: %s", err.msg);
+        note_failure(e, &err);
     else if (prompt_tokens == 0)
         eng_pace_observe(&e->pace, n_tokens, eng_now() - start);
     eng_metrics_step(e, prompt_tokens, drafted);

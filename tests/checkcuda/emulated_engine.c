@@ -1,18 +1,85 @@
-/* The engine over the CUDA backend, its kernels run by the host: see engine_checks.h. */
+/* The engine over the CUDA backend, its kernels run by the host: see engine_checks.h; and what
+ * becomes of requests when the device fails. */
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "tests/checkcuda/engine_checks.h"
+#include "tests/checkcuda/runtime_emulated.h"
+
+enum { PROMPT = 150 };
+
+static void make_ids(int32_t *ids) {
+    for (int i = 0; i < PROMPT; i++)
+        ids[i] = 3 + i * 7 % 150;
+}
+
+static void expect_failed(bench *b, const eng_params *p, const int32_t *ids) {
+    answer *a = run_one(b, p, ids, PROMPT);
+    assert_int_equal(a->done.finish, ENG_FINISH_ERROR);
+    assert_int_equal(a->done.error, TNL_E_INTERNAL);
+    free(a);
+}
+
+/* A step for which memory is short ends its requests with an error, and no others. */
+static void short_memory(void **unused) {
+    (void)unused;
+    int32_t ids[PROMPT];
+    eng_params p;
+    bench b;
+    mdl_model *m = ec_open_model();
+    make_ids(ids);
+    greedy_params(&p, 4);
+    ec_open_engine(&b, m, 2, 256, 0);
+    for (int at = 1; at <= 3; at++) { /* each time something else is missing */
+        emu_runtime.allocations = 1;
+        expect_failed(&b, &p, ids);
+    }
+    answer *after = run_one(&b, &p, ids, PROMPT), *again = run_one(&b, &p, ids, PROMPT);
+    assert_int_equal(after->done.finish, ENG_FINISH_LENGTH);
+    assert_same_answer(after, again);
+    assert_false(eng_lost(b.e));
+    check_identity(b.e);
+    free(after), free(again);
+    eng_close(b.e);
+    mdl_close(m);
+}
+
+/* A device that goes away: an error for whoever is under way, and for all who come later. */
+static void lost_device(void **unused) {
+    (void)unused;
+    int32_t ids[PROMPT];
+    eng_params p;
+    bench b;
+    eng_request *r;
+    tnl_error err;
+    mdl_model *m = ec_open_model();
+    make_ids(ids);
+    greedy_params(&p, 4);
+    ec_open_engine(&b, m, 2, 256, 0);
+    free(run_one(&b, &p, ids, PROMPT));
+    emu_runtime.waits = 1;
+    expect_failed(&b, &p, ids);
+    assert_true(eng_lost(b.e));
+    const eng_job job = {.tokens = ids, .n_tokens = PROMPT, .params = &p};
+    assert_int_equal(eng_submit(&r, b.e, &job, &err), TNL_E_INTERNAL);
+    assert_string_equal(err.msg, "the device is lost");
+    check_identity(b.e);
+    eng_close(b.e);
+    mdl_close(m);
+}
 
 int main(void) {
     alarm(250);
     ec_with = (ec_setup){
         .width = 32, .heads = 2, .glu = 32, .weights = KN_BF16, .crowd = 4, .crowd_prompt = 140};
-    const struct CMUnitTest tests[] = {EC_ALL};
+    const struct CMUnitTest tests[] = {
+        EC_ALL,
+        cmocka_unit_test(short_memory),
+        cmocka_unit_test(lost_device),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -119,6 +119,9 @@ static void test_no_memory_in_a_step(void **unused) {
     mdl_seg seg = {.state = s, .tokens = ids, .n_tokens = 2, .want = MDL_WANT_LAST};
     assert_int_equal(mdl_forward(ctx, &seg, 1, &err), TNL_E_NOMEM);
     assert_non_null(strstr(err.msg, "cuda:0: "));
+    assert_int_equal(mdl_state_pos(s), 0);
+    mdl_state_reset(m, s); /* and the next step starts afresh */
+    assert_int_equal(mdl_forward(ctx, &seg, 1, &err), TNL_OK);
     mdl_state_free(m, s);
     mdl_ctx_close(ctx);
     mdl_close(m);

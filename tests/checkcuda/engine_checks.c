@@ -27,7 +27,7 @@ static const char shape[] =
     " \"add_bos_token\": false, \"pad_token_id\": 0, \"bos_token_id\": 1, \"eos_token_id\": 2,"
     " \"torch_dtype\": \"bfloat16\"}\n";
 
-static mdl_model *open_model(void) {
+mdl_model *ec_open_model(void) {
     char path[] = "/tmp/tnl-shape-XXXXXX";
     tnl_error err = {0};
     mdl_model *m = NULL;
@@ -43,8 +43,8 @@ static mdl_model *open_model(void) {
     return m;
 }
 
-static void open_engine(bench *b, mdl_model *m, int parallel, int64_t step_tokens,
-                        size_t prefix_cache) {
+void ec_open_engine(struct bench *b, mdl_model *m, int parallel, int64_t step_tokens,
+                    size_t prefix_cache) {
     tnl_error err = {0};
     memset(b, 0, sizeof *b);
     eng_open_params_default(&b->o);
@@ -75,17 +75,17 @@ void ec_same_bytes(void **unused) {
     answer *solo[REQUESTS];
     eng_params p;
     bench b;
-    mdl_model *m = open_model();
+    mdl_model *m = ec_open_model();
     greedy_params(&p, 12);
     p.logprobs = 1;
     for (int i = 0; i < REQUESTS; i++) {
         make_prompt(ids[i], i);
-        open_engine(&b, m, 1, 256, 0);
+        ec_open_engine(&b, m, 1, 256, 0);
         solo[i] = run_one(&b, &p, ids[i], (size_t)lengths[i]);
         eng_close(b.e);
     }
     for (int round = 0; round < ROUNDS; round++) {
-        open_engine(&b, m, round ? 6 : 3, steps[round], 64 << 20);
+        ec_open_engine(&b, m, round ? 6 : 3, steps[round], 64 << 20);
         for (int turn = 0; turn < 2; turn++) { /* the second one finds prefixes */
             eng_request *r[REQUESTS];
             for (int i = 0; i < REQUESTS; i++)
@@ -115,12 +115,12 @@ void ec_continued(void **unused) {
     answer *a, *got[2];
     eng_params p;
     bench b;
-    mdl_model *m = open_model();
+    mdl_model *m = ec_open_model();
     greedy_params(&p, ANSWER);
     p.ignore_eos = true;
     for (int known = 0; known < 2; known++) {
         make_prompt(ids, 4);
-        open_engine(&b, m, 2, 256, known ? 64 << 20 : 0);
+        ec_open_engine(&b, m, 2, 256, known ? 64 << 20 : 0);
         free(run_one(&b, &p, ids, SHORT));
         a = run_one(&b, &p, ids, FIRST);
         assert_int_equal(a->n, ANSWER);
@@ -158,14 +158,14 @@ void ec_crowd(void **unused) {
     answer *solo[CROWD_MOST];
     eng_request *r[CROWD_MOST];
     bench b;
-    mdl_model *m = open_model();
+    mdl_model *m = ec_open_model();
     for (int i = 0; i < ec_with.crowd; i++) {
-        open_engine(&b, m, 1, 256, 0);
+        ec_open_engine(&b, m, 1, 256, 0);
         solo[i] = run_one(&b, &specs[i].p, specs[i].tokens, specs[i].n);
         eng_close(b.e);
     }
     for (int64_t step = 40; step <= 640; step *= 16) {
-        open_engine(&b, m, step == 40 ? 5 : ec_with.crowd, step, 0);
+        ec_open_engine(&b, m, step == 40 ? 5 : ec_with.crowd, step, 0);
         for (int i = 0; i < ec_with.crowd; i++)
             r[i] = submit(&b, &specs[i].p, specs[i].tokens, specs[i].n);
         for (int i = 0; i < ec_with.crowd; i++) {
@@ -194,8 +194,8 @@ void ec_guesses(void **unused) {
     eng_metrics seen;
     eng_params p;
     bench b;
-    mdl_model *m = open_model();
-    open_engine(&b, m, 2, 256, 0);
+    mdl_model *m = ec_open_model();
+    ec_open_engine(&b, m, 2, 256, 0);
     for (int i = 0; i < N; i++)
         ids[i] = 3 + i % PERIOD * 11;
     greedy_params(&p, ANSWER);
@@ -237,9 +237,9 @@ void ec_picked(void **unused) {
     eng_request *r[2][REQUESTS];
     static eng_params p;
     bench b;
-    mdl_model *m = open_model();
+    mdl_model *m = ec_open_model();
     assert_true(mdl_can_pick(m));
-    open_engine(&b, m, 2 * REQUESTS, 256, 0);
+    ec_open_engine(&b, m, 2 * REQUESTS, 256, 0);
     for (int i = 0; i < REQUESTS; i++) {
         for (int t = 0; t < MOST; t++)
             ids[i][t] = 3 + t % (5 + i) * 11;
@@ -325,11 +325,11 @@ void ec_sessions(void **unused) {
     static eng_params p;
     bench b;
     char *folder = folder_new();
-    mdl_model *m = open_model();
+    mdl_model *m = ec_open_model();
     make_prompt(ids, 1);
     greedy_params(&p, 30);
     for (int way = 0; way < 2; way++) {
-        open_engine(&b, m, 2, way ? 200 : 64, 0);
+        ec_open_engine(&b, m, 2, way ? 200 : 64, 0);
         eng_sessions *st = open_sessions(m, way ? folder : NULL);
         assert_int_equal(eng_session_create(st, KEY, &id, &err), TNL_OK);
         for (int i = 0; i < TURNS; i++) {
@@ -345,7 +345,7 @@ void ec_sessions(void **unused) {
             eng_close(b.e);
             eng_sessions_close(st);
             st = open_sessions(m, folder);
-            open_engine(&b, m, 3, 300, 0);
+            ec_open_engine(&b, m, 3, 300, 0);
         }
         eng_close(b.e);
         eng_sessions_close(st);
@@ -384,11 +384,11 @@ void ec_cancelled(void **unused) {
     static eng_params p;
     bench b;
     tnl_error err = {0};
-    mdl_model *m = open_model();
+    mdl_model *m = ec_open_model();
     make_prompt(ids[0], 4);
     make_prompt(ids[1], 1);
     greedy_params(&p, 16);
-    open_engine(&b, m, 3, 32, 0);
+    ec_open_engine(&b, m, 3, 32, 0);
     answer *solo = run_one(&b, &p, ids[1], 150);
     eng_sessions *st = open_sessions(m, NULL);
     for (int s = 0; s < 2; s++) { /* the second one sees cancelled turns */

@@ -4,7 +4,12 @@
 #ifndef TNL_TESTS_ENGINE_CHECKS_H
 #define TNL_TESTS_ENGINE_CHECKS_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #include "kernels/dtype.h"
+#include "model/model.h"
+#include "tests/unit/engine_bench.h"
 
 /* What they run with; set first. */
 typedef struct ec_setup {
@@ -15,6 +20,9 @@ typedef struct ec_setup {
 } ec_setup;
 
 extern ec_setup ec_with;
+
+mdl_model *ec_open_model(void);
+void ec_open_engine(bench *b, mdl_model *m, int parallel, int64_t step_tokens, size_t prefix_cache);
 
 void ec_same_bytes(void **unused);
 void ec_continued(void **unused);

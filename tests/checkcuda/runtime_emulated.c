@@ -25,6 +25,8 @@ typedef struct pages {
 
 emu_faults emu_runtime;
 
+static bool lost; /* the device, until it is opened again */
+
 static struct {
     pages v[MOST_BLOCKS];
     int n;
@@ -122,6 +124,7 @@ tnl_status kn_cuda_device_open(kn_cuda_device *d, int index, tnl_error *err) {
     d->processors = 3;
     d->memory = (size_t)1 << 30;
     d->shared_bytes = 99 << 10;
+    lost = false;
     emu_before_launches(open_memory);
     return TNL_OK;
 }
@@ -132,7 +135,8 @@ void kn_cuda_device_close(kn_cuda_device *d) {
 
 tnl_status kn_cuda_device_wait(kn_cuda_device *d, tnl_error *err) {
     set_open(false);
-    if (emu_runtime.waits > 0 && --emu_runtime.waits == 0)
+    lost |= emu_runtime.waits > 0 && --emu_runtime.waits == 0;
+    if (lost)
         return tnl_fail(err, TNL_E_INTERNAL, "cuda:%d: lost: unspecified launch failure", d->index);
     return TNL_OK;
 }

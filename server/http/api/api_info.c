@@ -25,12 +25,14 @@ void srv_health_run(srv_req *req) {
         status_word(req, 200, "ok", false);
 }
 
-/* Send requests here: not while loading, draining, or with a full queue. */
+/* Send requests here: not while loading, draining, with a full queue, or without the device. */
 void srv_ready_run(srv_req *req) {
     if (!req->be)
         status_word(req, 503, "loading", true);
     else if (atomic_load(&req->srv->draining))
         status_word(req, 503, "draining", false);
+    else if (eng_lost(req->be->engine))
+        status_word(req, 503, "device_lost", false);
     else if (!srv_has_room(req))
         status_word(req, 503, "queue_full", false);
     else
