@@ -5,6 +5,7 @@
 
 #include "model/forward.h"
 #include "server/cli/cli.h"
+#include "server/engine/engine.h"
 
 typedef struct settings {
     cli_model_opts model;
@@ -27,11 +28,11 @@ static const cli_opt rows[] = {
     {.flag = "step-tokens",
      .type = CLI_INT,
      AT(step_tokens),
-     .min = 1,
+     .min = 0,
      .max = 65536,
-     .dflt = "256",
+     .dflt = "0",
      .arg = "N",
-     .help = "token budget of a step, for the memory needed"},
+     .help = "token budget of a step, for the memory needed; 0: 256, on a GPU 2048"},
     {.flag = "json", .type = CLI_BOOL, AT(json), .help = "one JSON object"},
     CLI_MODEL_ROWS(settings, model),
 };
@@ -157,7 +158,8 @@ static void put_memory(report *r, const mdl_model *m, const settings *o) {
     uint64_t state = mdl_state_bytes(m), n = (uint64_t)o->parallel;
     uint64_t mapped = mdl_tensors_file_bytes(t);
     uint64_t weights = w->bytes_mapped + w->bytes_owned;
-    uint64_t work = mdl_ctx_bytes(m, o->step_tokens, o->parallel);
+    int64_t step = o->step_tokens ? o->step_tokens : eng_step_tokens(m, (int)o->parallel);
+    uint64_t work = mdl_ctx_bytes(m, step, o->parallel);
     put_int(r, "parameters", (int64_t)w->params);
     put_text(r, "weights", kn_dtypes[w->dtype].name);
     put_bool(r, "quantized_folder", mdl_model_spec(m)->quantized);

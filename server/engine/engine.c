@@ -12,11 +12,15 @@ void eng_open_params_default(eng_open_params *p) {
     memset(p, 0, sizeof *p);
     p->parallel = 8;
     p->queue = 128;
-    p->step_tokens = 256;
     p->max_prompt_tokens = 4194304;
     p->queue_timeout_s = 60;
     p->speculate = ENG_SPECULATE_DEFAULT;
     p->prefix_cache = (size_t)ENG_PREFIX_DEFAULT_MB << 20;
+}
+
+int64_t eng_step_tokens(const mdl_model *m, int parallel) {
+    const int64_t usual = mdl_prompt_slice(m) > 0 ? 2048 : 256;
+    return usual < parallel ? parallel : usual;
 }
 
 /* ---- the thread ---- */
@@ -186,7 +190,7 @@ static tnl_status check_open(const eng_open_params *p, tnl_error *err) {
     if (p->parallel < 1 || p->queue < 0)
         return tnl_fail(err, TNL_E_USAGE, "engine: parallel %d, queue %d; expected >= 1, >= 0",
                         p->parallel, p->queue);
-    if (p->step_tokens < p->parallel)
+    if (p->step_tokens != 0 && p->step_tokens < p->parallel)
         return tnl_fail(err, TNL_E_USAGE, "engine: step of %lld tokens, expected >= parallel %d",
                         (long long)p->step_tokens, p->parallel);
     if (p->max_prompt_tokens < 1)
@@ -241,12 +245,14 @@ static void init_sync(eng_engine *e) {
 static void init_fields(eng_engine *e, const eng_open_params *p) {
     const mdl_spec *spec = mdl_model_spec(p->model);
     e->open = *p;
+    if (p->step_tokens == 0)
+        e->open.step_tokens = eng_step_tokens(p->model, p->parallel);
     e->vocab = spec->vocab;
     e->eos_id = spec->eos_id >= 0 ? spec->eos_id : eng_text_eos(p->tokenizer);
     e->poison = wants_poison();
     int64_t rows = (int64_t)p->parallel + ENG_EXTRA_ROWS;
-    e->budget.tokens = p->step_tokens;
-    e->budget.rows = rows < p->step_tokens ? rows : p->step_tokens;
+    e->budget.tokens = e->open.step_tokens;
+    e->budget.rows = rows < e->budget.tokens ? rows : e->budget.tokens;
     e->slice = mdl_prompt_slice(p->model);
     e->can_pick = mdl_can_pick(p->model);
     if (e->budget.tokens < e->slice + e->budget.rows) /* a slice fits beside all decodes */
@@ -255,6 +261,22 @@ static void init_fields(eng_engine *e, const eng_open_params *p) {
     e->metrics.prefix_budget = p->prefix_cache;
     e->metrics.slots = p->parallel;
     e->metrics.state_bytes = mdl_state_bytes(p->model);
+}
+
+/* A slice through a device, so that what it must choose, load and allocate for prompts is not the
+ * first request's to wait for, and what it cannot do shows before there is one. */
+static tnl_status warm_up(eng_engine *e, tnl_error *err) {
+    if (e->slice == 0)
+        return TNL_OK;
+    int32_t *ids = calloc((size_t)e->slice, sizeof *ids);
+    if (!ids)
+        return tnl_fail(err, TNL_E_NOMEM, "out of memory for a first step");
+    mdl_seg seg = {
+        .state = e->slots[0].state, .tokens = ids, .n_tokens = e->slice, .want = MDL_WANT_LAST};
+    tnl_status st = mdl_forward(e->ctx, &seg, 1, err);
+    mdl_state_reset(e->open.model, seg.state);
+    free(ids);
+    return st;
 }
 
 tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err) {
@@ -270,6 +292,9 @@ tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err) 
     if (st != TNL_OK)
         goto fail;
     st = mdl_ctx_open(&e->ctx, p->model, e->budget.tokens, e->budget.rows, err);
+    if (st != TNL_OK)
+        goto fail;
+    st = warm_up(e, err);
     if (st != TNL_OK)
         goto fail;
     st = eng_rows_open(&e->rows, mdl_model_backend(p->model), e->vocab, err);

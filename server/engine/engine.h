@@ -125,7 +125,8 @@ typedef struct eng_open_params {
     const tok_model *tokenizer; /* borrowed; NULL: token ids only */
     int parallel;               /* sequences that run at once (slots), >= 1 */
     int queue;                  /* requests that may wait beside them */
-    int64_t step_tokens;        /* token budget of a step, >= parallel; default 256 */
+    int64_t step_tokens;        /* token budget of a step, >= parallel; 0, the default: as
+                                   eng_step_tokens says */
     int64_t max_prompt_tokens;  /* default 4,194,304 */
     double queue_timeout_s;     /* a request that waited this long ends with an error; 0: never */
     int speculate;              /* tokens guessed ahead at most, 0..64; 0: never; default 15. Each
@@ -137,6 +138,9 @@ typedef struct eng_open_params {
 } eng_open_params;
 
 void eng_open_params_default(eng_open_params *p);
+/* The budget where none is asked for: 256, or 2048 where a device needs that many rows to be busy;
+ * `parallel` at least. */
+int64_t eng_step_tokens(const mdl_model *m, int parallel);
 tnl_status eng_open(eng_engine **out, const eng_open_params *p, tnl_error *err);
 
 /* Cancels what is left, joins the thread, frees everything but requests not yet released.

@@ -10,7 +10,7 @@
 #include "tests/checkcuda/engine_checks.h"
 #include "tests/checkcuda/runtime_emulated.h"
 
-enum { PROMPT = 150 };
+enum { PROMPT = 300 }; /* two slices: more than the first step that an engine tries */
 
 static void make_ids(int32_t *ids) {
     for (int i = 0; i < PROMPT; i++)
@@ -24,6 +24,28 @@ static void expect_failed(bench *b, const eng_params *p, const int32_t *ids) {
     free(a);
 }
 
+/* What is missing for a first step, an engine says when it is opened. */
+static void short_at_once(void **unused) {
+    (void)unused;
+    mdl_model *m = ec_open_model();
+    eng_open_params o;
+    eng_engine *e;
+    tnl_error err = {0};
+    eng_open_params_default(&o);
+    o.model = m;
+    o.parallel = 1;
+    for (int at = 1; at <= 6; at++) {
+        emu_runtime.allocations = at;
+        assert_int_equal(eng_open(&e, &o, &err), TNL_E_NOMEM);
+        assert_null(e);
+        assert_true(err.msg[0] != 0);
+    }
+    emu_runtime.allocations = 0;
+    assert_int_equal(eng_open(&e, &o, &err), TNL_OK);
+    eng_close(e);
+    mdl_close(m);
+}
+
 /* A step for which memory is short ends its requests with an error, and no others. */
 static void short_memory(void **unused) {
     (void)unused;
@@ -34,10 +56,8 @@ static void short_memory(void **unused) {
     make_ids(ids);
     greedy_params(&p, 4);
     ec_open_engine(&b, m, 2, 256, 0);
-    for (int at = 1; at <= 3; at++) { /* each time something else is missing */
-        emu_runtime.allocations = 1;
-        expect_failed(&b, &p, ids);
-    }
+    emu_runtime.allocations = 1;
+    expect_failed(&b, &p, ids);
     answer *after = run_one(&b, &p, ids, PROMPT), *again = run_one(&b, &p, ids, PROMPT);
     assert_int_equal(after->done.finish, ENG_FINISH_LENGTH);
     assert_same_answer(after, again);
@@ -78,6 +98,7 @@ int main(void) {
         .width = 32, .heads = 2, .glu = 32, .weights = KN_BF16, .crowd = 4, .crowd_prompt = 140};
     const struct CMUnitTest tests[] = {
         EC_ALL,
+        cmocka_unit_test(short_at_once),
         cmocka_unit_test(short_memory),
         cmocka_unit_test(lost_device),
     };

@@ -25,7 +25,7 @@ def config(tmp_path):
 
 
 INTEGERS = {"port": (0, 65535), "threads": (0, 1024), "parallel": (1, 1024), "queue": (0, 65536),
-            "step-tokens": (1, 65536), "max-prompt-tokens": (1, 2 ** 31),
+            "step-tokens": (0, 65536), "max-prompt-tokens": (1, 2 ** 31),
             "max-body": (1024, 64 << 20), "max-header": (4096, 262144),
             "upload-budget": (1 << 20, 1 << 40), "connections": (2, 65536), "http-threads": (1, 64),
             "idle-timeout": (1, 86400), "header-seconds": (1, 86400), "body-seconds": (1, 86400),

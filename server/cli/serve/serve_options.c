@@ -54,8 +54,8 @@ static const cli_opt rows[] = {
     {.help = "Scheduling:"},
     {NAMED("parallel", "PARALLEL"), INTEGER(http.parallel, 1, 1024, "16"), .help = "sequences that run at once"},
     {NAMED("queue", "QUEUE"), INTEGER(http.queue, 0, 65536, "128"), .help = "requests that may wait beside them"},
-    {NAMED("step-tokens", "STEP_TOKENS"), INTEGER(step_tokens, 1, 65536, "256"),
-     .help = "tokens of one step, at least --parallel"},
+    {NAMED("step-tokens", "STEP_TOKENS"), INTEGER(step_tokens, 0, 65536, "0"),
+     .help = "tokens of one step, at least --parallel; 0: 256, on a GPU 2048"},
     {NAMED("speculate", "SPECULATE"), INTEGER(speculate, 0, ENG_SPECULATE_MAX, "15"),
      .help = "tokens guessed ahead from earlier text; the answer is the same; 0: none"},
     {NAMED("prefix-cache-mb", "PREFIX_CACHE_MB"), INTEGER(prefix_cache_mb, 0, 16777216, "256"),
@@ -181,7 +181,7 @@ static tnl_status join_origins(cli_serve_settings *s, tnl_error *err) {
 }
 
 tnl_status cli_serve_check(cli_serve_settings *s, tnl_error *err) {
-    if (s->step_tokens < s->http.parallel)
+    if (s->step_tokens != 0 && s->step_tokens < s->http.parallel)
         return tnl_fail(err, TNL_E_USAGE, "--step-tokens %lld is below --parallel %lld",
                         (long long)s->step_tokens, (long long)s->http.parallel);
     return join_origins(s, err);
