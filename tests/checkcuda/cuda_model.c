@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
     kn_backend *be;
     tnl_error err;
     if (argc != 2) {
-        fputs("usage: cuda_model MODEL_DIR\n", stderr);
+        fputs("usage: cuda_model MODEL_DIR|CONFIG.json\n", stderr);
         return 2;
     }
     tnl_status s = kn_open(&be, "cuda", 1, NULL, &err);
@@ -21,7 +21,7 @@ int main(int argc, char **argv) {
         return s == TNL_E_UNAVAILABLE ? 77 : 1;
     }
     kn_backend_close(be);
-    mc_folder = argv[1];
+    mc_source = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mc_near_cpu),
         cmocka_unit_test(mc_same_bytes),

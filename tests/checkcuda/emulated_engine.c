@@ -24,7 +24,8 @@ static void expect_failed(bench *b, const eng_params *p, const int32_t *ids) {
     free(a);
 }
 
-/* What is missing for a first step, an engine says when it is opened. */
+/* What is missing for a first step, an engine says when it is opened; what it can do without, it
+ * does without. */
 static void short_at_once(void **unused) {
     (void)unused;
     mdl_model *m = ec_open_model();
@@ -34,12 +35,15 @@ static void short_at_once(void **unused) {
     eng_open_params_default(&o);
     o.model = m;
     o.parallel = 1;
-    for (int at = 1; at <= 6; at++) {
+    int refused = 0;
+    for (int at = 1; at <= 8; at++) {
         emu_runtime.allocations = at;
-        assert_int_equal(eng_open(&e, &o, &err), TNL_E_NOMEM);
-        assert_null(e);
-        assert_true(err.msg[0] != 0);
+        tnl_status st = eng_open(&e, &o, &err);
+        assert_true(st == TNL_OK || (st == TNL_E_NOMEM && !e && err.msg[0] != 0));
+        refused += st == TNL_E_NOMEM;
+        eng_close(e);
     }
+    assert_true(refused >= 4); /* a state, a context on either side, a step's inputs */
     emu_runtime.allocations = 0;
     assert_int_equal(eng_open(&e, &o, &err), TNL_OK);
     eng_close(e);

@@ -66,13 +66,12 @@ static void test_large_heads(void **unused) {
 
 static void test_out_of_memory(void **unused) {
     (void)unused;
-    static const int at[] = {1, 2, 40};
+    static const int at[] = {1, 2, 10};
     for (int i = 0; i < 3; i++) {
         mdl_model *m;
         tnl_error err = {0};
-        mdl_open_params p = {.dir = mc_folder, .device = "cuda", .threads = 1};
         emu_runtime.allocations = at[i];
-        assert_int_equal(mdl_open(&m, &p, &err), TNL_E_NOMEM);
+        assert_int_equal(mc_try_model(&m, "cuda", &err), TNL_E_NOMEM);
         assert_null(m);
         assert_non_null(strstr(err.msg, "cuda: no memory for the weights"));
     }
@@ -263,10 +262,10 @@ static void test_picks(void **unused) {
 
 int main(int argc, char **argv) {
     if (argc != 2) {
-        fputs("usage: emulated_model MODEL_DIR\n", stderr);
+        fputs("usage: emulated_model MODEL_DIR|CONFIG.json\n", stderr);
         return 2;
     }
-    mc_folder = argv[1];
+    mc_source = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mc_near_cpu),      cmocka_unit_test(mc_same_bytes),
         cmocka_unit_test(mc_prompt_slices), cmocka_unit_test(test_names),

@@ -13,13 +13,19 @@
 #include "model/forward.h"
 #include "tests/checkcuda/model_checks.h"
 
-const char *mc_folder;
+const char *mc_source;
+
+tnl_status mc_try_model(mdl_model **out, const char *device, tnl_error *err) {
+    const size_t n = strlen(mc_source);
+    if (n > 5 && strcmp(mc_source + n - 5, ".json") == 0)
+        return mdl_open_random(out, mc_source, KN_BF16, device, 1, NULL, 11, err);
+    return mdl_open(out, &(mdl_open_params){.dir = mc_source, .device = device, .threads = 1}, err);
+}
 
 mdl_model *mc_open_model(const char *device) {
     mdl_model *m;
     tnl_error err = {0};
-    mdl_open_params p = {.dir = mc_folder, .device = device, .threads = 1};
-    if (mdl_open(&m, &p, &err) != TNL_OK)
+    if (mc_try_model(&m, device, &err) != TNL_OK)
         fail_msg("%s", err.msg);
     return m;
 }
@@ -32,7 +38,7 @@ mdl_ctx *mc_open_ctx(mdl_model *m) {
 
 void mc_token_ids(int32_t *ids, int n, uint32_t seed) {
     for (int i = 0; i < n; i++)
-        ids[i] = (int32_t)((seed = seed * 1664525u + 1013904223u) >> 8) % 4000 + 3;
+        ids[i] = (int32_t)((seed = seed * 1664525u + 1013904223u) >> 8) % 500 + 3;
 }
 
 /* The logits after these tokens, malloc'd. */

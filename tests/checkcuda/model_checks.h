@@ -4,9 +4,12 @@
 
 #include "model/forward.h"
 
-extern const char *mc_folder; /* of the model; set first */
+/* The model; set first: its folder, or a config file (.json), to which weights are drawn. */
+extern const char *mc_source;
 
 mdl_model *mc_open_model(const char *device);
+/* The same, where it may fail. */
+tnl_status mc_try_model(mdl_model **out, const char *device, tnl_error *err);
 mdl_ctx *mc_open_ctx(mdl_model *m);
 void mc_token_ids(int32_t *ids, int n, uint32_t seed);
 /* The logits after these tokens, malloc'd. */
