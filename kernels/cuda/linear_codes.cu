@@ -14,8 +14,8 @@ enum { CODES_SUBS = 256 }; /* bytes of a group of a tile's outputs */
 
 template <kn_dtype FORMAT> struct codes_stage {
     enum {
-        ROWS = FORMAT == KN_Q8 ? 32 : 16, /* of 256 bytes of codes */
-        TILE_BYTES = ROWS * 256,
+        CODE_ROWS = FORMAT == KN_Q8 ? 32 : 16, /* of 256 bytes of codes */
+        TILE_BYTES = CODE_ROWS * 256,
         SUBS_AT = 2 * TILE_BYTES,
         D_AT = SUBS_AT + (FORMAT == KN_Q4 ? 2 * CODES_SUBS : 0),
         X_AT = D_AT + 2 * KN_Q_SCALES,
@@ -28,7 +28,7 @@ template <kn_dtype FORMAT> struct codes_stage {
  * reads piece g of row 8t (q4: 4t) + step of the codes, pieces 2t and 2t+1 of row g of the inputs.
  */
 template <kn_dtype FORMAT> KN_DEVICE int codes_piece(int row, int piece) {
-    return row * 256 + (piece ^ row / (codes_stage<FORMAT>::ROWS / 4) * 2) * 16;
+    return row * 256 + (piece ^ row / (codes_stage<FORMAT>::CODE_ROWS / 4) * 2) * 16;
 }
 
 KN_DEVICE int inputs_piece(int row, int piece) {
@@ -52,7 +52,8 @@ KN_DEVICE void fetch_codes(unsigned char *stage, const kn_linear_args &x, int64_
         (const unsigned char *)x.w.data + of * x.tile_bytes + group * kn_group_bytes<FORMAT>();
     const unsigned char *codes = at + KN_Q_SCALES + (FORMAT == KN_Q4 ? 2 * inputs : 0);
     unsigned char *to = stage + which * S::TILE_BYTES;
-    for (int i = (int)threadIdx.x; i < S::ROWS * inputs / KN_Q_GROUP * 16; i += PRODUCT_THREADS)
+    for (int i = (int)threadIdx.x; i < S::CODE_ROWS * inputs / KN_Q_GROUP * 16;
+         i += PRODUCT_THREADS)
         kn_copy_async(to + codes_piece<FORMAT>(i / 16, i % 16), codes + i * 16);
     fetch_pieces(stage + S::D_AT + which * KN_Q_SCALES, at, KN_Q_SCALES / 16);
     if (FORMAT == KN_Q4)
