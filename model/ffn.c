@@ -15,7 +15,7 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer) {
     int64_t C = m->spec.width, F = l->glu;
 
     mdl_expect(m, &w->m[MDL_R_L3]);
-    ops->linear(m->be, &(kn_linear){.n = ctx->n,
+    ops->linear(m->be, &(kn_linear){.n = ctx->step.n,
                                     .in_step = true,
                                     .x = ctx->x,
                                     .ldx = C,
@@ -29,7 +29,7 @@ void mdl_ffn_run(mdl_ctx *ctx, int layer) {
                                     .ldy = F,
                                     .work = ctx->work});
     mdl_expect(m, after_layer(m, layer));
-    ops->linear(m->be, &(kn_linear){.n = ctx->n,
+    ops->linear(m->be, &(kn_linear){.n = ctx->step.n,
                                     .in_step = true,
                                     .x = ctx->glu,
                                     .ldx = F,

@@ -230,12 +230,12 @@ static tnl_status claim_states(mdl_seg *segs, int64_t n_segs, tnl_error *err) {
 }
 
 static void gather_tokens(mdl_ctx *ctx, mdl_seg *s) {
-    ctx->segs[ctx->n_segs++] = (kn_linattn_seg){
-        .state = s->state->data, .pos = s->state->pos, .first = ctx->n, .len = s->n_tokens};
+    ctx->segs[ctx->step.n_segs++] = (kn_linattn_seg){
+        .state = s->state->data, .pos = s->state->pos, .first = ctx->step.n, .len = s->n_tokens};
     for (int64_t t = 0; t < s->n_tokens; t++) {
-        ctx->ids[ctx->n] = s->tokens[t];
-        ctx->pos[ctx->n] = s->state->pos + t;
-        ctx->n++;
+        ctx->ids[ctx->step.n] = s->tokens[t];
+        ctx->pos[ctx->step.n] = s->state->pos + t;
+        ctx->step.n++;
     }
 }
 
@@ -244,18 +244,22 @@ static void gather_wanted(mdl_ctx *ctx, mdl_seg *s) {
     const int64_t want = wanted_rows(s);
     const bool pick = s->picks && ctx->step.how;
     if (want > 0)
-        s->logits = ctx->host_logits + ctx->n_wanted * ctx->m->spec.vocab;
+        s->logits = ctx->host_logits + ctx->step.n_wanted * ctx->m->spec.vocab;
     if (want > 0 && pick)
-        s->picked = ctx->host_picked + ctx->n_wanted;
+        s->picked = ctx->host_picked + ctx->step.n_wanted;
     for (int64_t i = 0; i < want; i++) {
-        ctx->how[ctx->n_wanted] = pick ? s->picks[i] : (kn_pick_how){.kind = KN_PICK_LOOK};
-        ctx->wanted[ctx->n_wanted++] = ctx->n - want + i;
+        ctx->how[ctx->step.n_wanted] = pick ? s->picks[i] : (kn_pick_how){.kind = KN_PICK_LOOK};
+        ctx->wanted[ctx->step.n_wanted++] = ctx->step.n - want + i;
     }
 }
 
 static void gather_step(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
-    ctx->n = ctx->n_segs = ctx->n_wanted = 0;
-    ctx->step = (kn_step){.how = mdl_can_pick(ctx->m) ? ctx->how : NULL};
+    ctx->step = (kn_step){.owner = ctx->memory,
+                          .ids = ctx->ids,
+                          .pos = ctx->pos,
+                          .segs = ctx->segs,
+                          .wanted = ctx->wanted,
+                          .how = mdl_can_pick(ctx->m) ? ctx->how : NULL};
     for (int64_t i = 0; i < n_segs; i++) {
         mdl_seg *s = &segs[i];
         s->logits = NULL;
@@ -267,15 +271,6 @@ static void gather_step(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs) {
         gather_tokens(ctx, s);
         gather_wanted(ctx, s);
     }
-    ctx->step = (kn_step){.owner = ctx->memory,
-                          .n = ctx->n,
-                          .ids = ctx->ids,
-                          .pos = ctx->pos,
-                          .segs = ctx->segs,
-                          .n_segs = ctx->n_segs,
-                          .wanted = ctx->wanted,
-                          .n_wanted = ctx->n_wanted,
-                          .how = ctx->step.how};
 }
 
 /* ---- its operations ---- */
@@ -284,7 +279,7 @@ static void compute_logits(mdl_ctx *ctx) {
     const mdl_model *m = ctx->m;
     kn_backend *be = m->be;
     const mdl_layer_weights *g = &m->weights.global;
-    int64_t C = m->spec.width, V = m->spec.vocab, n = ctx->n_wanted;
+    int64_t C = m->spec.width, V = m->spec.vocab, n = ctx->step.n_wanted;
     if (n == 0)
         return;
     be->ops->gather_rows(be, ctx->rows, C, ctx->x, C, ctx->step.wanted, n, C);
@@ -300,19 +295,19 @@ static void compute_logits(mdl_ctx *ctx) {
     if (ctx->step.how)
         be->ops->pick(be, ctx->picked, ctx->logits, V, n, V, ctx->step.how);
     else
-        be->ops->finite_rows(be, ctx->finite + ctx->n, ctx->logits, V, n, V);
+        be->ops->finite_rows(be, ctx->finite + ctx->step.n, ctx->logits, V, n, V);
 }
 
 static void compute(mdl_ctx *ctx) {
     const mdl_model *m = ctx->m;
     int64_t C = m->spec.width;
-    m->be->ops->embed(m->be, ctx->x, C, &m->weights.global.m[MDL_R_EMBED], ctx->step.ids, ctx->n,
-                      m->spec.embed_scale);
+    m->be->ops->embed(m->be, ctx->x, C, &m->weights.global.m[MDL_R_EMBED], ctx->step.ids,
+                      ctx->step.n, m->spec.embed_scale);
     for (int l = 0; l < m->spec.n_layers; l++) {
         mdl_mixer_run(ctx, l);
         mdl_ffn_run(ctx, l);
     }
-    m->be->ops->finite_rows(m->be, ctx->finite, ctx->x, C, ctx->n, C);
+    m->be->ops->finite_rows(m->be, ctx->finite, ctx->x, C, ctx->step.n, C);
     compute_logits(ctx);
 }
 
@@ -336,8 +331,8 @@ static void run_step(mdl_ctx *ctx) {
 /* Rows of logits that were not sampled, each run of them at once. */
 static void fetch_logits(mdl_ctx *ctx) {
     const int64_t V = ctx->m->spec.vocab;
-    for (int64_t i = 0, end; i < ctx->n_wanted; i = end + 1) {
-        for (end = i; end < ctx->n_wanted && ctx->how[end].kind == KN_PICK_LOOK;)
+    for (int64_t i = 0, end; i < ctx->step.n_wanted; i = end + 1) {
+        for (end = i; end < ctx->step.n_wanted && ctx->how[end].kind == KN_PICK_LOOK;)
             end++;
         const size_t bytes = (size_t)((end - i) * V) * sizeof *ctx->logits;
         if (bytes > 0)
@@ -349,7 +344,7 @@ static void fetch_logits(mdl_ctx *ctx) {
 static void fetch_results(mdl_ctx *ctx) {
     kn_backend *be = ctx->m->be;
     const size_t picked = (size_t)ctx->max_logits * sizeof *ctx->picked;
-    const size_t bytes = picked + (size_t)(ctx->n + ctx->n_wanted) * sizeof *ctx->finite;
+    const size_t bytes = picked + (size_t)(ctx->step.n + ctx->step.n_wanted) * sizeof *ctx->finite;
     if (!be->copy)
         return;
     kn_copy(be, ctx->host_picked, bytes, ctx->picked, bytes, bytes, 1);
@@ -362,7 +357,7 @@ static void flag_token(mdl_seg *s, int64_t t) {
 }
 
 static bool finite_logits(const mdl_ctx *ctx, int64_t row) {
-    return ctx->step.how ? ctx->host_picked[row].finite : ctx->host_finite[ctx->n + row];
+    return ctx->step.how ? ctx->host_picked[row].finite : ctx->host_finite[ctx->step.n + row];
 }
 
 /* A NaN or infinity anywhere in a sequence's rows reaches its residual stream and stays there;
@@ -400,7 +395,7 @@ tnl_status mdl_forward(mdl_ctx *ctx, mdl_seg *segs, int64_t n_segs, tnl_error *e
     TNL_TRY(check_step(ctx, segs, n_segs, err));
     TNL_TRY(claim_states(segs, n_segs, err));
     gather_step(ctx, segs, n_segs);
-    if (ctx->n > 0) {
+    if (ctx->step.n > 0) {
         run_step(ctx);
         fetch_results(ctx);
     }

@@ -52,9 +52,7 @@ struct mdl_ctx {
     float *host_logits;     /* what logits, picked and finite were found to be; the same memory */
     kn_picked *host_picked; /* where the device is the host */
     bool *host_finite;
-    /* this step, and as the backend sees it */
-    int64_t n, n_segs, n_wanted;
-    kn_step step;
+    kn_step step; /* this one; while it is computed, as the backend sees it */
 };
 
 /* One layer's two halves: read ctx->x, add their branch to it. */

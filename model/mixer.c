@@ -12,7 +12,7 @@ static void low_rank_gate(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer
     const kn_ops *ops = m->be->ops;
     int64_t C = m->spec.width, h = m->spec.hidden;
     ops->linear(
-        m->be, &(kn_linear){.n = ctx->n,
+        m->be, &(kn_linear){.n = ctx->step.n,
                             .in_step = true,
                             .x = ctx->x,
                             .ldx = C,
@@ -22,7 +22,7 @@ static void low_rank_gate(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer
                             .y = ctx->low,
                             .ldy = l->gate_rank,
                             .work = ctx->work});
-    ops->linear(m->be, &(kn_linear){.n = ctx->n,
+    ops->linear(m->be, &(kn_linear){.n = ctx->step.n,
                                     .in_step = true,
                                     .x = ctx->low,
                                     .ldx = l->gate_rank,
@@ -44,10 +44,10 @@ static void attend(mdl_ctx *ctx, int layer, const mdl_layer_spec *l, const mdl_l
     int64_t ldq = ldp;
     if (l->lrpe) {
         ldq = 2 * h;
-        be->ops->lrpe(be, ctx->q2, ldq, q, ldp, w->v[MDL_R_THETA], ctx->step.pos, ctx->n, l->dims.H,
-                      l->head_dim);
-        be->ops->lrpe(be, ctx->k2, ldq, k, ldp, w->v[MDL_R_THETA], ctx->step.pos, ctx->n, l->dims.H,
-                      l->head_dim);
+        be->ops->lrpe(be, ctx->q2, ldq, q, ldp, w->v[MDL_R_THETA], ctx->step.pos, ctx->step.n,
+                      l->dims.H, l->head_dim);
+        be->ops->lrpe(be, ctx->k2, ldq, k, ldp, w->v[MDL_R_THETA], ctx->step.pos, ctx->step.n,
+                      l->dims.H, l->head_dim);
         q = ctx->q2;
         k = ctx->k2;
     }
@@ -61,7 +61,7 @@ static void project(mdl_ctx *ctx, const mdl_layer_spec *l, const mdl_layer_weigh
     const mdl_model *m = ctx->m;
     int64_t h = m->spec.hidden;
     m->be->ops->linear(
-        m->be, &(kn_linear){.n = ctx->n,
+        m->be, &(kn_linear){.n = ctx->step.n,
                             .in_step = true,
                             .x = ctx->x,
                             .ldx = m->spec.width,
@@ -92,7 +92,7 @@ void mdl_mixer_run(mdl_ctx *ctx, int layer) {
     mdl_expect(m, &w->m[MDL_R_L1]);
     /* The norm spans all heads: the whole h vector. */
     m->be->ops->linear(
-        m->be, &(kn_linear){.n = ctx->n,
+        m->be, &(kn_linear){.n = ctx->step.n,
                             .in_step = true,
                             .x = ctx->o,
                             .ldx = h,
