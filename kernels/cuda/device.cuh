@@ -143,15 +143,6 @@ KN_DEVICE uint32_t kn_shfl_bits(uint32_t x, int from) {
     return __shfl_sync(0xFFFFFFFFu, x, from);
 }
 
-/* 16 bytes of shared memory, aligned. */
-KN_DEVICE void kn_read_shared_16(uint32_t r[4], const void *shared) {
-    const uint4 x = *(const uint4 *)shared;
-    r[0] = x.x;
-    r[1] = x.y;
-    r[2] = x.z;
-    r[3] = x.w;
-}
-
 /* 16 bytes, aligned, read once: weights that need not stay in the first-level cache. */
 KN_DEVICE void kn_read_16(uint32_t r[4], const void *global) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"

@@ -105,7 +105,7 @@ KN_DEVICE void take_row(const step_view &w, const kn_rows &q, const kn_rows &k, 
 
 KN_DEVICE void shared_quad(float x[QUAD], const float *shared) {
     uint32_t r[QUAD];
-    kn_read_shared_16(r, shared);
+    kn_load_16(r, shared);
     for (int e = 0; e < QUAD; e++)
         x[e] = kn_float_of_bits(r[e]);
 }

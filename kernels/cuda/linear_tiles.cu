@@ -49,10 +49,10 @@ KN_DEVICE void multiply_stage(float low[][4], float high[][4], unsigned char *W,
         uint32_t a[4][4], b[4];
         KN_UNROLL
         for (int i = 0; i < 4; i++)
-            kn_read_shared_16(a[i], tile_piece(W, out + 4 * g + i, step * 4 + t, true));
+            kn_load_16(a[i], tile_piece(W, out + 4 * g + i, step * 4 + t, true));
         KN_UNROLL
         for (int n = 0; n < KN_TILE_ROWS; n++) {
-            kn_read_shared_16(b, tile_piece(X, row + n * 8 + g, step * 4 + t, false));
+            kn_load_16(b, tile_piece(X, row + n * 8 + g, step * 4 + t, false));
             kn_multiply_32(low[n], high[n], a, b);
         }
     }

@@ -59,7 +59,8 @@ void kn_cuda_prompts_close(kn_cuda_prompts *c) {
 
 /* ---- shapes ---- */
 
-size_t kn_cuda_prompts_most_bytes(const kn_cuda_device *device) {
+/* Of device memory that stay allocated for sums, at most, for any product. */
+static size_t most_bytes(const kn_cuda_device *device) {
     const size_t share = device->memory / SUMS_SHARE;
     return share < most_sums ? share : most_sums;
 }
@@ -99,7 +100,7 @@ static int64_t slices_in(const kn_tensor *w, bool two, size_t bytes) {
 
 /* For as many slices as there may be, or fewer where memory is short: no bit depends on it. */
 static tnl_status need_sums(kn_cuda_prompts *c, const kn_tensor *w, bool two, tnl_error *err) {
-    int64_t n = slices_in(w, two, kn_cuda_prompts_most_bytes(c->device));
+    int64_t n = slices_in(w, two, most_bytes(c->device));
     if (n < 1)
         n = 1;
     if (c->sums_bytes >= (size_t)n * slice_bytes(w, two))
@@ -144,8 +145,8 @@ static tnl_status meet_shape(kn_cuda_prompts *c, const kn_tensor *w, tnl_error *
     return TNL_OK;
 }
 
-tnl_status kn_cuda_prompts_prepare(kn_cuda_prompts *c, const kn_tensor *w, bool two,
-                                   tnl_error *err) {
+/* For the shape of w, and of two such matrices if `two`. */
+static tnl_status prepare(kn_cuda_prompts *c, const kn_tensor *w, bool two, tnl_error *err) {
     if (!is_for_library(c, w))
         return TNL_OK;
     TNL_TRY(need_sums(c, w, two, err));
@@ -287,7 +288,7 @@ tnl_status kn_cuda_prompts_linear(kn_cuda_prompts *c, const kn_linear *p, const 
                                   int64_t n_runs, tnl_error *err) {
     const bool tried = n_runs > 0 && is_for_library(c, p->w) && is_aligned(p);
     if (tried)
-        TNL_TRY(kn_cuda_prompts_prepare(c, p->w, p->w2 != NULL, err));
+        TNL_TRY(prepare(c, p->w, p->w2 != NULL, err));
     const known_shape *s = tried ? find_shape(c, p->w) : NULL;
     if (!s || !s->choice.product) {
         kn_cuda_linear(p, c->device->stream);

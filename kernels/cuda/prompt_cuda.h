@@ -35,16 +35,9 @@ tnl_status kn_cuda_prompts_open(kn_cuda_prompts **out, kn_cuda_device *device, t
 /* NULL allowed. Everything launched has been waited for. */
 void kn_cuda_prompts_close(kn_cuda_prompts *c);
 
-/* Chooses for the shape of w, and of two such matrices if `two`, and allocates: what would happen
- * in the first product with slices. Waits for the device; not while launches are recorded. */
-tnl_status kn_cuda_prompts_prepare(kn_cuda_prompts *c, const kn_tensor *w, bool two,
-                                   tnl_error *err);
-
-/* Bytes of device memory that stay allocated for sums: at most this for any product. */
-size_t kn_cuda_prompts_most_bytes(const kn_cuda_device *device);
-
 /* p, all pointers the device's. Runs ascend; rows in none of them are kn_cuda_linear's. Launched,
- * not waited for, but for the first product of a shape, which is prepared. */
+ * not waited for; but the first product of a shape, for which an algorithm is chosen and memory
+ * allocated, waits for the device: not while launches are recorded. */
 tnl_status kn_cuda_prompts_linear(kn_cuda_prompts *c, const kn_linear *p, const kn_cuda_run *runs,
                                   int64_t n_runs, tnl_error *err);
 

@@ -326,10 +326,6 @@ void kn_read_16(uint32_t r[4], const void *global) {
     read_aligned(r, global, 16);
 }
 
-void kn_read_shared_16(uint32_t r[4], const void *shared) {
-    read_aligned(r, shared, 16);
-}
-
 void kn_load_16(uint32_t r[4], const void *p) {
     read_aligned(r, p, 16);
 }

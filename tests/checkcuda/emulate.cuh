@@ -116,7 +116,6 @@ float kn_shfl_xor(float x, int mask);
 uint32_t kn_shfl_xor_bits(uint32_t x, int mask);
 uint32_t kn_shfl_bits(uint32_t x, int from);
 void kn_read_16(uint32_t r[4], const void *global);
-void kn_read_shared_16(uint32_t r[4], const void *shared);
 void kn_load_16(uint32_t r[4], const void *p);
 void kn_load_8(uint32_t r[2], const void *p);
 uint32_t kn_read_4(const void *global);
