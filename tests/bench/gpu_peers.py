@@ -49,12 +49,18 @@ def load_file(name, path):
     return module
 
 
+def use_copy(folder, package):
+    """A user's copy comes before what is installed."""
+    if not folder:
+        return
+    if not os.path.isdir(os.path.join(folder, package)):
+        raise Missing("%s: found no folder %s in it" % (folder, package))
+    sys.path.insert(0, folder)
+
+
 def open_lightning(torch, folder):
     """lightning_attn_func(q, k, v, s) of OpenNLPLab/lightning-attention, s [heads] the slopes."""
-    if folder:
-        if not os.path.isdir(os.path.join(folder, "lightning_attn")):
-            raise Missing("%s: found no folder lightning_attn in it" % folder)
-        sys.path.insert(0, folder)
+    use_copy(folder, "lightning_attn")
     try:
         function = importlib.import_module("lightning_attn.ops").lightning_attn_func
     except Exception as e:  # a part of the package that we do not need may not load
@@ -72,10 +78,7 @@ def open_lightning(torch, folder):
 
 def open_fla(torch, folder):
     """fla's chunk_simple_gla(q, k, v, ...), [batch][tokens][heads][dim], log decays per head."""
-    if folder:
-        if not os.path.isdir(os.path.join(folder, "fla")):
-            raise Missing("%s: found no folder fla in it" % folder)
-        sys.path.insert(0, folder)
+    use_copy(folder, "fla")
     try:
         function = importlib.import_module("fla.ops.simple_gla").chunk_simple_gla
     except Exception as e:
