@@ -99,7 +99,6 @@ bool kn_cuda_grow_pair(kn_cuda *c, kn_cuda_pair *p, size_t bytes) {
     if (p->bytes >= bytes)
         return true;
     kn_cuda_wait(c);
-    kn_cuda_forget(c, NULL); /* recorded launches know where the old memory was */
     kn_cuda_free_pair(c, p);
     for (p->bytes = FIRST_PAIR; p->bytes < bytes;)
         p->bytes *= 2;

@@ -70,6 +70,8 @@ static void upload_inputs(kn_cuda *c, kn_step *step) {
                          (size_t)c->step.n_segs * sizeof *c->segs + (size_t)5 * 64;
     kn_cuda_pair *p = &c->inputs;
     size_t used = 0;
+    if (p->bytes < bytes)
+        kn_cuda_forget(c, NULL); /* recorded launches know where the memory is that gives way */
     if (!kn_cuda_grow_pair(c, p, bytes))
         return;
     step->ids = append(p, &used, step->ids, step->n, sizeof *step->ids);
